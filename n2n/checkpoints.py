@@ -1,0 +1,240 @@
+"""Weights and run state on disk: dicts of arrays with JSON beside them, safetensors, no pickle.
+
+A file is written aside, flushed and renamed, so that a reader finds the old file or the new one
+and never half of either. Nothing here knows a network, a task or an optimizer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from n2n.images import replace_file
+from n2n.types import Error, Failure
+
+FORMAT = 1
+_KEY = "n2n"
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:
+    """Return the arrays of nested dicts under "/"-joined names."""
+    if not isinstance(tree, Mapping):
+        return {prefix: np.asarray(tree)}
+    flat: dict[str, np.ndarray] = {}
+    for name, branch in tree.items():
+        flat |= flatten(branch, f"{prefix}/{name}" if prefix else str(name))
+    return flat
+
+
+def fill(template: Any, arrays: Mapping[str, np.ndarray], *, grow: bool = False) -> Any:
+    """Return nested dicts shaped as `template` with the values of `arrays`.
+
+    Args:
+        template: nested dicts whose leaves have a shape and a dtype.
+        arrays: values under "/"-joined names, as `flatten` gives them.
+        grow: allow convolutions that read more channels than the stored ones; the new ones start
+            at zero, those of a joined skip included.
+
+    Raises:
+        Error: a name is missing or superfluous, or a shape differs.
+    """
+    wanted = flatten_shapes(template)
+    strangers = sorted(set(arrays) ^ set(wanted))
+    if strangers:
+        raise Error(f"weights differ from the network in {strangers[0]!r}; use the same network")
+    return _fill(template, arrays, "", grow)
+
+
+def flatten_shapes(tree: Any, prefix: str = "") -> dict[str, tuple[int, ...]]:
+    """Return the shapes of nested dicts' leaves under "/"-joined names."""
+    if not isinstance(tree, Mapping):
+        return {prefix: tuple(tree.shape)}
+    flat: dict[str, tuple[int, ...]] = {}
+    for name, branch in tree.items():
+        flat |= flatten_shapes(branch, f"{prefix}/{name}" if prefix else str(name))
+    return flat
+
+
+def _fill(template: Any, arrays: Mapping[str, np.ndarray], prefix: str, grow: bool) -> Any:
+    if isinstance(template, Mapping):
+        return {
+            name: _fill(branch, arrays, f"{prefix}/{name}" if prefix else str(name), grow)
+            for name, branch in template.items()
+        }
+    value = arrays[prefix]
+    if value.shape != tuple(template.shape):
+        value = _grown(prefix, value, tuple(template.shape)) if grow else _differs(prefix, value, template)
+    return np.asarray(value, dtype=template.dtype)
+
+
+def _grown(name: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Append zero input channels (axis -2 of a kernel h,w,ci,co)."""
+    fits = value.ndim == len(shape) == 4 and value.shape[-2] < shape[-2]
+    if not fits or value.shape[:-2] + value.shape[-1:] != shape[:-2] + shape[-1:]:
+        raise Error(
+            f"weights {name!r} have shape {value.shape}, the network wants {shape}; only further "
+            "input channels can be added"
+        )
+    more = [(0, 0), (0, 0), (0, shape[-2] - value.shape[-2]), (0, 0)]
+    return np.pad(value, more)
+
+
+def _differs(name: str, value: np.ndarray, template: Any) -> np.ndarray:
+    raise Error(
+        f"weights {name!r} have shape {value.shape}, the network wants {tuple(template.shape)}; "
+        "use the same network"
+    )
+
+
+def save(path: Path | str, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
+    """Write arrays and their JSON facts as one safetensors file, atomically; equal in, equal out.
+
+    Raises:
+        Failure: the disk refuses.
+    """
+    text = json.dumps({"format": FORMAT, **meta}, sort_keys=True)
+    ordered = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
+    data = safetensors.numpy.save(ordered, metadata={_KEY: text})
+    try:
+        replace_file(Path(path), data)
+    except OSError as error:
+        size = len(data) / 1e6
+        raise Failure(f"cannot write {str(path)!r} ({size:.1f} MB): {error.strerror}") from error
+
+
+def load(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read the arrays and the JSON facts that `save` wrote.
+
+    Raises:
+        Error: the file is missing, broken, not n2n's, or of a newer version.
+    """
+    path = Path(path)
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            text = (file.metadata() or {}).get(_KEY)
+            meta = json.loads(text) if text else None
+            arrays = {name: file.get_tensor(name) for name in file.keys()} if meta else {}
+    except (FileNotFoundError, IsADirectoryError):
+        raise Error(f"model file {str(path)!r} does not exist; give a .safetensors file") from None
+    except (OSError, ValueError, safetensors.SafetensorError):
+        raise Error(f"{str(path)!r} is no n2n model file, or a broken one") from None
+    if not isinstance(meta, dict):
+        raise Error(f"{str(path)!r} is a safetensors file, but not n2n's: it says nothing of a network")
+    if meta.get("format") != FORMAT:
+        raise Error(
+            f"{str(path)!r} has format {meta.get('format')!r}, this n2n reads {FORMAT}; update n2n"
+        )
+    return arrays, meta
+
+
+class Run:
+    """Keep a run's state beside its output in OUT.run/: checkpoint, log.jsonl, lock.
+
+    Raises:
+        Error: another live process holds the folder, or a run is there and `resume` is False.
+    """
+
+    def __init__(self, out: Path | str, *, resume: bool = False):
+        self.folder = _folder(out)
+        self.checkpoint = self.folder / "checkpoint.safetensors"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Error(f"cannot make {str(self.folder)!r}: {error.strerror}; choose another output") from None
+        self._lock()
+        if self.checkpoint.exists() and not resume:
+            self.unlock()
+            raise Error(
+                f"{str(self.folder)!r} holds an unfinished run; continue it with --resume "
+                "(resume=True) or delete that folder"
+            )
+
+    @property
+    def _lockfile(self) -> Path:
+        return self.folder / "lock"
+
+    def _lock(self) -> None:
+        for _ in range(2):
+            try:
+                handle = os.open(self._lockfile, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            except FileExistsError:
+                owner = _owner(self._lockfile)
+                if owner is not None:
+                    raise Error(
+                        f"{str(self.folder)!r} is in use by process {owner}; wait for it or "
+                        "choose another output"
+                    ) from None
+                self._lockfile.unlink(missing_ok=True)  # its process is gone: a stale lock
+                continue
+            os.write(handle, str(os.getpid()).encode())
+            os.close(handle)
+            return
+        raise Error(f"cannot lock {str(self.folder)!r}; try again")
+
+    def unlock(self) -> None:
+        """Give the folder free for another process."""
+        self._lockfile.unlink(missing_ok=True)
+
+    def save(self, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
+        """Replace the checkpoint."""
+        save(self.checkpoint, arrays, meta)
+
+    def load(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+        """Return the checkpoint's arrays and facts, or None where there is none."""
+        return load(self.checkpoint) if self.checkpoint.exists() else None
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Append one line to log.jsonl."""
+        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+
+def remove(out: Path | str) -> None:
+    """Delete the finished run beside `out`; somebody else's files in its folder stay."""
+    folder = _folder(out)
+    names = ("checkpoint.safetensors", "log.jsonl", "lock")
+    for path in (*folder.glob(".n2n-*.part"), *(folder / name for name in names)):
+        path.unlink(missing_ok=True)
+    try:
+        folder.rmdir()
+    except OSError:
+        pass  # not empty, or not there
+
+
+def _folder(out: Path | str) -> Path:
+    out = Path(out)
+    return out.with_name(out.name + ".run")
+
+
+@contextmanager
+def running(out: Path | str | None, *, resume: bool = False) -> Iterator[Run | None]:
+    """Open the run beside `out` for as long as the block lasts; None where nothing is written."""
+    if out is None:
+        yield None
+        return
+    run = Run(out, resume=resume)
+    try:
+        yield run
+    finally:
+        run.unlock()
+
+
+def _owner(lock: Path) -> int | None:
+    """Return the live process that holds a lock file, or None."""
+    try:
+        owner = int(lock.read_text() or 0)
+        os.kill(owner, 0)
+    except PermissionError:
+        return owner
+    except (OSError, ValueError, OverflowError):
+        return None
+    return owner if owner > 0 else None

@@ -1,0 +1,292 @@
+"""Networks: the paper's U-Net at any width, RED30, and what tiling must know about them.
+
+A network maps n,h,w,ci to n,h,w,co, h and w multiples of its lattice; values around [0, 1]. The
+layers work in [-0.5, 0.5] as the paper's do; `build` wraps the shift, the residual output and the
+completion of missing input channels by zeros ("unknown") around them. No statistic of a batch, of
+a picture or of a tile is ever taken, so that a pixel's value depends on its surroundings alone.
+Flax NNX declares the layers; everything outside this module sees pure functions and plain dicts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from n2n.types import Error, Network
+
+
+@dataclass(frozen=True)
+class UNet:
+    """Configure the U-Net of Lehtinen et al. 2018, appendix table 2 (width 48: 991,203 parameters).
+
+    `residual=True` predicts the noise, f(x) = x - net(x), with a last layer that starts near zero.
+    """
+
+    inputs: int = 3
+    outputs: int = 3
+    width: int = 48
+    residual: bool = False
+
+
+@dataclass(frozen=True)
+class RED30:
+    """Configure RED30 (Mao et al. 2016): 15 + 15 convolutions, a skip every second one."""
+
+    inputs: int = 3
+    outputs: int = 3
+    width: int = 128
+
+
+Config = UNet | RED30
+
+
+class Reach(NamedTuple):
+    """Hold, for a line of cells, the first and last input pixel that each cell looks at."""
+
+    low: np.ndarray
+    high: np.ndarray
+    cells: int  # the fewest cells on the way here: the line's length over it is the lattice
+
+
+# The four operations below take arrays n,h,w,c or a Reach, so that halo and lattice are read off
+# the very code that computes the picture.
+
+
+def _convolve(layer: nnx.Conv, x: Any) -> Any:
+    if not isinstance(x, Reach):
+        return layer(x)
+    radius = layer.kernel_size[0] // 2
+    low = np.pad(x.low, radius, mode="edge")
+    high = np.pad(x.high, radius, mode="edge")
+    windows = functools.partial(np.lib.stride_tricks.sliding_window_view, window_shape=2 * radius + 1)
+    return Reach(windows(low).min(-1), windows(high).max(-1), x.cells)
+
+
+def _activate(x: Any, slope: float) -> Any:
+    return x if isinstance(x, Reach) else jax.nn.leaky_relu(x, slope)
+
+
+def _pool(x: Any) -> Any:
+    """Take the maximum of 2x2 cells; by reshape, whose gradient is deterministic on a GPU."""
+    if isinstance(x, Reach):
+        low, high = x.low.reshape(-1, 2).min(1), x.high.reshape(-1, 2).max(1)
+        return Reach(low, high, min(x.cells, len(low)))
+    n, h, w, c = x.shape
+    return x.reshape(n, h // 2, 2, w // 2, 2, c).max((2, 4))
+
+
+def _upsample(x: Any) -> Any:
+    if isinstance(x, Reach):
+        return Reach(x.low.repeat(2), x.high.repeat(2), x.cells)
+    n, h, w, c = x.shape
+    wide = jnp.broadcast_to(x[:, :, None, :, None], (n, h, 2, w, 2, c))
+    return wide.reshape(n, 2 * h, 2 * w, c)
+
+
+def _join(x: Any, skip: Any) -> Any:
+    if isinstance(x, Reach):
+        low, high = np.minimum(x.low, skip.low), np.maximum(x.high, skip.high)
+        return Reach(low, high, min(x.cells, skip.cells))
+    return jnp.concatenate([x, skip], axis=-1)
+
+
+def _add(x: Any, skip: Any) -> Any:
+    return _join(x, skip) if isinstance(x, Reach) else x + skip
+
+
+def _conv(inputs: int, outputs: int, gain: float, dtype: Any, rngs: nnx.Rngs) -> nnx.Conv:
+    """Make a 3x3 convolution, weights N(0, gain^2 / fan_in), untruncated, biases 0."""
+    start = nnx.initializers.variance_scaling(gain**2, "fan_in", "normal")
+    return nnx.Conv(inputs, outputs, (3, 3), kernel_init=start, dtype=dtype, rngs=rngs)
+
+
+HE = 2**0.5
+
+
+class _UNet(nnx.Module):
+    """Encoder of 7 convolutions and 5 pools, decoder of 5 x 2 convolutions, 3 to finish."""
+
+    def __init__(self, config: UNet, dtype: Any, rngs: nnx.Rngs):
+        conv = functools.partial(_conv, dtype=dtype, rngs=rngs)
+        w, n = config.width, config.inputs
+        self.encoder = nnx.List([conv(n, w, HE), *[conv(w, w, HE) for _ in range(6)]])
+        skips = [w, w, w, w]  # pool4 .. pool1, then the input itself in the head
+        self.decoder = nnx.List([])
+        below = w
+        for skip in skips:
+            self.decoder.append(conv(below + skip, 2 * w, HE))
+            self.decoder.append(conv(2 * w, 2 * w, HE))
+            below = 2 * w
+        first, second = round(w * 4 / 3), round(w * 2 / 3)  # 64 and 32 at the paper's width 48
+        self.head = nnx.List(
+            [
+                conv(below + n, first, HE),
+                conv(first, second, HE),
+                conv(second, config.outputs, 0.1 if config.residual else 1.0),
+            ]
+        )
+
+    def __call__(self, x: Any) -> Any:
+        skips = [x]
+        x = _activate(_convolve(self.encoder[0], x), 0.1)
+        for layer in list(self.encoder)[1:6]:
+            x = _pool(_activate(_convolve(layer, x), 0.1))
+            skips.append(x)  # the pooled maps, not the convolved ones
+        x = _activate(_convolve(self.encoder[6], x), 0.1)
+        skips.pop()  # the deepest pool is no skip
+        for first, second in zip(list(self.decoder)[::2], list(self.decoder)[1::2], strict=True):
+            x = _join(_upsample(x), skips.pop())
+            x = _activate(_convolve(first, x), 0.1)
+            x = _activate(_convolve(second, x), 0.1)
+        x = _join(_upsample(x), skips.pop())
+        x = _activate(_convolve(self.head[0], x), 0.1)
+        x = _activate(_convolve(self.head[1], x), 0.1)
+        return _convolve(self.head[2], x)
+
+
+class _RED30(nnx.Module):
+    """30 convolutions at full resolution; feature k of the first half joins its mirror image."""
+
+    def __init__(self, config: RED30, dtype: Any, rngs: nnx.Rngs):
+        conv = functools.partial(_conv, dtype=dtype, rngs=rngs)
+        w = config.width
+        inner = [conv(w, w, HE) for _ in range(28)]
+        last = conv(w, config.outputs, 0.1)  # the output is added to the input: start near it
+        self.layers = nnx.List([conv(config.inputs, w, HE), *inner, last])
+
+    def __call__(self, x: Any) -> Any:
+        layers, skips = list(self.layers), []
+        for index, layer in enumerate(layers[:15], 1):
+            x = _activate(_convolve(layer, x), 0.0)
+            if index % 2 == 0:
+                skips.append(x)
+        for index, layer in enumerate(layers[15:29], 1):
+            x = _convolve(layer, x)
+            x = _activate(_add(x, skips.pop()) if index % 2 else x, 0.0)
+        return _convolve(layers[29], x)
+
+
+_KINDS: dict[str, tuple[type, type]] = {"unet": (UNet, _UNet), "red30": (RED30, _RED30)}
+
+
+def named(name: str, inputs: int, outputs: int) -> Config:
+    """Return the configuration that a name stands for: `default`, `unet` (the paper's), `red30`.
+
+    The default is a residual U-Net of width 32 that reads a noise-level map beside the picture,
+    zeros when unknown.
+
+    Raises:
+        Error: no such name.
+    """
+    if name == "default":
+        return UNet(inputs + (inputs == outputs), outputs, width=32, residual=True)
+    if name in _KINDS:
+        return _KINDS[name][0](inputs, outputs)
+    raise Error(f"network is {name!r}; known are default, {', '.join(_KINDS)}")
+
+
+def known(config: dict[str, Any]) -> bool:
+    """Say whether a network's configuration is one of this module's."""
+    return config.get("kind") in _KINDS
+
+
+def parse(config: Config | dict[str, Any]) -> Config:
+    """Return the configuration that a dict (`Network.config`, a weights file) describes.
+
+    Raises:
+        Error: an unknown kind or field, or a value out of range.
+    """
+    if isinstance(config, dict):
+        fields = dict(config)
+        kind = fields.pop("kind", None)
+        if kind not in _KINDS:
+            raise Error(f"network kind is {kind!r}; known are {', '.join(_KINDS)}")
+        try:
+            config = _KINDS[kind][0](**fields)
+        except TypeError:
+            known = ", ".join(f.name for f in dataclasses.fields(_KINDS[kind][0]))
+            raise Error(f"network has fields {sorted(fields)}; {kind} knows {known}") from None
+    assert not isinstance(config, dict)
+    _check(config)
+    return config
+
+
+def _check(config: Config) -> None:
+    for name, most in (("inputs", 1024), ("outputs", 1024), ("width", 1024)):
+        value = getattr(config, name)
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+            raise Error(f"network {name} is {value!r}; it must be a whole number from 1 to {most}")
+    if isinstance(config, RED30) or config.residual:
+        if config.inputs < config.outputs:
+            raise Error(
+                f"network reads {config.inputs} channels and writes {config.outputs}; a residual "
+                "network must read at least as many as it writes"
+            )
+
+
+def build(config: Config | dict[str, Any], precision: str = "float32") -> Network:
+    """Make a network's pure functions; equal configurations give the identical object.
+
+    Args:
+        config: a `UNet`, a `RED30`, or the dict of a weights file.
+        precision: what the layers compute in, "float32" or "bfloat16"; parameters and output
+            stay float32.
+
+    Raises:
+        Error: an unknown configuration or precision.
+    """
+    if precision not in ("float32", "bfloat16"):
+        raise Error(f"precision is {precision!r}; it must be float32 or bfloat16")
+    return _build(parse(config), precision)
+
+
+@functools.cache
+def _build(config: Config, precision: str) -> Network:
+    kind = next(k for k, (settings, _) in _KINDS.items() if isinstance(config, settings))
+    module = _KINDS[kind][1]
+    residual = not isinstance(config, UNet) or config.residual
+    make = functools.partial(module, config, jnp.dtype(precision))
+    skeleton = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0)))
+    graph, _ = nnx.split(skeleton, nnx.Param)
+
+    def init(key: jax.Array) -> Any:
+        return nnx.to_pure_dict(nnx.split(make(rngs=nnx.Rngs(key)), nnx.Param)[1])
+
+    def apply(params: Any, x: jax.Array, context: Any = ()) -> jax.Array:
+        del context
+        net_input = _complete(x, config.inputs, config.outputs)
+        out = nnx.merge(graph, params)(net_input).astype(jnp.float32)
+        return x[..., : config.outputs] - out if residual else out + 0.5
+
+    halo, lattice = _reach(skeleton)
+    fields = {"kind": kind, **dataclasses.asdict(config)}
+    return Network(init, apply, (config.inputs, config.outputs), halo, lattice, fields)
+
+
+def _complete(x: jax.Array, inputs: int, outputs: int) -> jax.Array:
+    """Shift the picture's channels to [-0.5, 0.5] and add zeros for channels that are missing."""
+    given = x.shape[-1]
+    if not outputs <= given <= inputs and given != inputs:
+        raise Error(f"input has {given} channels; this network reads {inputs}")
+    picture = min(given, outputs)
+    x = jnp.concatenate([x[..., :picture] - 0.5, x[..., picture:]], axis=-1)
+    return jnp.pad(x, [(0, 0)] * 3 + [(0, inputs - given)])
+
+
+def _reach(module: Any) -> tuple[int, int]:
+    """Derive (halo, lattice): the farthest that a lattice cell looks, rounded up to the lattice."""
+    length = 8192
+    line = np.arange(length)
+    reach = module(Reach(line, line, length))
+    lattice = length // reach.cells
+    start = length // 2
+    block = slice(start, start + lattice)
+    far = max(start - reach.low[block].min(), reach.high[block].max() - (start + lattice - 1))
+    return -(-int(far) // lattice) * lattice, lattice
