@@ -71,7 +71,11 @@ def _fill(template: Any, arrays: Mapping[str, np.ndarray], prefix: str, grow: bo
         }
     value = arrays[prefix]
     if value.shape != tuple(template.shape):
-        value = _grown(prefix, value, tuple(template.shape)) if grow else _differs(prefix, value, template)
+        value = (
+            _grown(prefix, value, tuple(template.shape))
+            if grow
+            else _differs(prefix, value, template)
+        )
     return np.asarray(value, dtype=template.dtype)
 
 
@@ -127,7 +131,9 @@ def load(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     except (OSError, ValueError, safetensors.SafetensorError):
         raise Error(f"{str(path)!r} is no n2n model file, or a broken one") from None
     if not isinstance(meta, dict):
-        raise Error(f"{str(path)!r} is a safetensors file, but not n2n's: it says nothing of a network")
+        raise Error(
+            f"{str(path)!r} is a safetensors file, but not n2n's: it says nothing of a network"
+        )
     if meta.get("format") != FORMAT:
         raise Error(
             f"{str(path)!r} has format {meta.get('format')!r}, this n2n reads {FORMAT}; update n2n"
@@ -148,7 +154,9 @@ class Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise Error(f"cannot make {str(self.folder)!r}: {error.strerror}; choose another output") from None
+            raise Error(
+                f"cannot make {str(self.folder)!r}: {error.strerror}; choose another output"
+            ) from None
         self._lock()
         if self.checkpoint.exists() and not resume:
             self.unlock()
@@ -195,7 +203,6 @@ class Run:
         """Append one line to log.jsonl."""
         with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-
 
 
 def remove(out: Path | str) -> None:

@@ -65,7 +65,9 @@ def _convolve(layer: nnx.Conv, x: Any) -> Any:
     radius = layer.kernel_size[0] // 2
     low = np.pad(x.low, radius, mode="edge")
     high = np.pad(x.high, radius, mode="edge")
-    windows = functools.partial(np.lib.stride_tricks.sliding_window_view, window_shape=2 * radius + 1)
+    windows = functools.partial(
+        np.lib.stride_tricks.sliding_window_view, window_shape=2 * radius + 1
+    )
     return Reach(windows(low).min(-1), windows(high).max(-1), x.cells)
 
 

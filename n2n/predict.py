@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
@@ -62,7 +61,9 @@ def predict(
     _check_origin(network, origin)
     inner = tuple(side - 2 * network.halo for side in sides)
     out = np.empty((height, width, network.channels[1]), np.float32)
-    starts = [range(-(-o % i), n, i) for o, i, n in zip(origin, inner, (height, width), strict=True)]
+    starts = [
+        range(-(-o % i), n, i) for o, i, n in zip(origin, inner, (height, width), strict=True)
+    ]
     corners = list(itertools.product(*starts))
     run = forward(network)
     for done, (y, x) in enumerate(corners, 1):

@@ -1,0 +1,261 @@
+"""The library on one screen: align, fit, load, denoise, denoise_burst, and the Denoiser itself.
+
+Pictures come in as paths or as arrays H,W or H,W,C of any integer or float dtype and go out alike;
+the model's affine scale (low, high) is applied here and in the task builders, nowhere else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from n2n import bursts, checkpoints, images, losses, networks, tasks, training
+from n2n import predict as prediction
+from n2n.denoiser.frames import gather
+from n2n.denoiser.model import Denoiser as Denoiser
+from n2n.denoiser.model import load as load
+from n2n.denoiser.model import load_model, show
+from n2n.types import Burst, Error, Network, PyTree, Task
+
+BURST_STEPS = 1500
+STEPS = 10_000
+
+
+def denoise(
+    image: Any,
+    model: Any = None,
+    *,
+    strength: float = 1.0,
+    data_range: Any = None,
+    channel_axis: int | None = None,
+    tile: int | None = None,
+    progress: bool | prediction.Progress = False,
+) -> Any:
+    """Denoise a picture with trained weights.
+
+    Args:
+        image: path, array H,W or H,W,C (up to 4 channels last), or a list of these.
+        model: None for the weights in the package, a name, a path, or a `Denoiser`.
+        strength: share of what the network removes that is really removed, 0 to 1.
+        data_range: (low, high) or high of float pictures beyond [-1, 2].
+        channel_axis: where the channels are, if not last.
+        tile: side in pixels that the network sees at once, halo included.
+        progress: True for a line on stderr, or a function of (tiles done, tiles in all).
+
+    Returns:
+        An array of the same shape, dtype and range (alpha of a file left out), or a list of them.
+
+    Raises:
+        Error: the picture, the model or an option breaks its rule.
+    """
+    return load_model(model).denoise(
+        image,
+        strength=strength,
+        data_range=data_range,
+        channel_axis=channel_axis,
+        tile=tile,
+        progress=progress,
+    )
+
+
+def align(
+    frames: Any, *, reference: int | None = None, data_range: Any = None, register: bool = True
+) -> Burst:
+    """Register the frames of a burst to one of them and weigh what each shows.
+
+    Args:
+        frames: list of paths or arrays, an array N,H,W or N,H,W,C, a folder, or a multi-page TIFF.
+        reference: index of the frame whose geometry the result has; None: the first.
+        data_range: (low, high) or high of float frames beyond [-1, 2].
+        register: False where the frames are known to be aligned.
+
+    Raises:
+        Error: fewer than two frames, or frames that make no burst; says which and why.
+    """
+    return _burst(*gather(frames), reference, data_range, register)
+
+
+def fit(
+    task: Any,
+    *,
+    network: Any = None,
+    init: Any = None,
+    loss: Any = None,
+    steps: int | None = None,
+    minutes: float | None = None,
+    batch: int = 8,
+    crop: int = 64,
+    learning_rate: float = 1e-3,
+    precision: str = "float32",
+    seed: int = 0,
+    out: Path | str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool | training.Progress = False,
+) -> Denoiser:
+    """Train a denoiser.
+
+    Args:
+        task: a `Task`, a `Burst`, or a tuple (a, b) of noisy pictures, short for `pairs(a, b)`.
+        network: a name (`default`, `unet`, `red30`), a configuration, or a `Network`; None: that
+            of `init`, else `default`.
+        init: weights to start from: a name, a path or a `Denoiser`; further input channels start
+            at zero.
+        loss: `l2`, `l1`, `l0`, `hdr` or a function; None: the task's own.
+        steps: updates; without steps and minutes 1,500 for a burst, else 10,000.
+        minutes: time to train for instead.
+        batch: crops per step.
+        crop: side of a crop, a multiple of the network's lattice.
+        learning_rate: Adam's rate before it falls.
+        precision: float32 or bfloat16.
+        seed: everything random follows from it.
+        out: model file to write; while training, the run is kept in `OUT.run/`.
+        resume: continue the run in `OUT.run/`, if there is one.
+        overwrite: replace `out` if it exists.
+        progress: True for a line on stderr, or a function of `training.Event`.
+
+    Raises:
+        Error: something does not fit together; Failure, Interrupted: see `training.train`.
+    """
+    if out is not None and Path(out).exists() and not (overwrite or resume):
+        raise Error(f"out {str(out)!r} exists; choose another name or say overwrite")
+    task = _task(task, seed)
+    if loss is not None:
+        task = _with_loss(task, losses.named(loss) if isinstance(loss, str) else loss)
+    default = BURST_STEPS if task.name.startswith("burst") else STEPS
+    steps = default if steps is None and minutes is None else steps
+    config = training.TrainConfig(
+        steps, minutes, batch, crop, learning_rate, precision, seed, ramp=_ramp(task)
+    )
+    origin = None if init is None else load_model(init)
+    net = _network(network, origin, task)
+    params = None if origin is None else _adopted(net, origin)
+    shown = _steps_shown if progress is True else (progress or None)
+    trained = training.train(
+        task, net, config, params=params, out=out, resume=resume, progress=shown
+    )
+    card = _card(task, trained, config)
+    built = networks.build(net.config) if networks.known(net.config) else net
+    model = Denoiser(trained.params, built, task.scale, json.dumps(card, sort_keys=True))
+    if out is not None and Path(out).suffix == ".safetensors":
+        model.save(out)
+        checkpoints.remove(out)
+    return model
+
+
+def denoise_burst(
+    frames: Any,
+    *,
+    init: Any = None,
+    align: bool = True,
+    reference: int | None = None,
+    steps: int | None = None,
+    minutes: float | None = None,
+    data_range: Any = None,
+    seed: int = 0,
+    progress: bool | training.Progress = False,
+) -> np.ndarray:
+    """Make one clean picture of several noisy ones, learnt from these alone.
+
+    Args:
+        frames: list of paths or arrays, an array N,H,W or N,H,W,C, a folder, or a multi-page TIFF.
+        init: weights to start from; None: from scratch.
+        align: register the frames; False where they are aligned already.
+        reference: index of the frame whose geometry the result has; None: the first.
+        steps: updates, 1,500 unless minutes are given.
+        minutes: time to train for instead.
+        data_range: (low, high) or high of float frames beyond [-1, 2].
+        seed: everything random follows from it.
+        progress: True for a line on stderr, or a function of `training.Event`.
+
+    Returns:
+        float32, H,W or H,W,C as the frames; in units where integer frames' maximum, or the upper
+        end of data_range, is 1.
+
+    Raises:
+        Error: see `align` and `fit`.
+    """
+    arrays, names = gather(frames)
+    burst = _burst(arrays, names, reference, data_range, align)
+    model = fit(burst, init=init, steps=steps, minutes=minutes, seed=seed, progress=progress)
+    image = model.predict(burst.mean())
+    return image[..., 0] if arrays[0].ndim == 2 else image
+
+
+def _burst(
+    arrays: list[np.ndarray],
+    names: tuple[str, ...],
+    reference: int | None,
+    data_range: Any,
+    register: bool,
+) -> Burst:
+    pictures = [images.to_float(array, data_range) for array in arrays]
+    return bursts.align(pictures, reference=reference, register=register, names=names)
+
+
+def _task(task: Any, seed: int) -> Task:
+    if isinstance(task, Burst):
+        return tasks.bursts([task], seed=seed)
+    if isinstance(task, tuple) and not isinstance(task, Task) and len(task) == 2:
+        return tasks.pairs(*task)
+    if not isinstance(task, Task):
+        raise Error(
+            f"task is {type(task).__name__}; give a Task, a Burst (n2n.align) or a tuple (a, b)"
+        )
+    return task
+
+
+def _with_loss(task: Task, loss: Callable) -> Task:
+    """Replace the loss, also in the task as cut for another batch; its floor is unknown then."""
+    arrange = task.arrange
+    again = None if arrange is None else lambda *size: _with_loss(arrange(*size), loss)
+    floor = task.floor if loss is task.loss else None
+    return dataclasses.replace(task, loss=loss, arrange=again, floor=floor)
+
+
+def _ramp(task: Task) -> float:
+    return 1.0 if task.name.startswith("burst") else 0.5
+
+
+def _network(network: Any, init: Denoiser | None, task: Task) -> Network:
+    if isinstance(network, Network):
+        return network
+    if network is None and init is not None:
+        return init.network
+    inputs, outputs = training.channels(task)
+    if network is None or isinstance(network, str):
+        network = networks.named(network or "default", inputs, outputs)
+    return networks.build(network)
+
+
+def _adopted(network: Network, init: Denoiser) -> PyTree:
+    template = jax.eval_shape(network.init, jax.random.key(0))
+    arrays = checkpoints.flatten(jax.device_get(init.params))
+    return checkpoints.fill(template, arrays, grow=True)
+
+
+def _card(task: Task, trained: training.Trained, config: training.TrainConfig) -> dict[str, Any]:
+    from n2n import __version__
+
+    return {
+        "task": task.name,
+        "steps": trained.steps,
+        "batch": config.batch,
+        "crop": config.crop,
+        "learning_rate": config.learning_rate,
+        "precision": config.precision,
+        "seed": config.seed,
+        "n2n": __version__,
+    }
+
+
+def _steps_shown(event: training.Event) -> None:
+    excess = "" if event.excess is None else f", {event.excess:+.2e} over the noise"
+    text = f"step {event.step} of {event.total}: loss {event.loss:.5f}{excess}, "
+    show(text + f"{event.left:.0f} s left", event.step >= event.total)

@@ -1,0 +1,80 @@
+"""A burst and a denoiser make one picture, with its clean-free quality.
+
+`run` maps a picture H,W,C float32 in display units to the denoised one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from n2n import metrics
+from n2n.types import Burst, Fused, Score
+
+
+def fuse(run: Callable, burst: Burst, seed: int) -> Fused:
+    """Apply `run` to the mean of all frames, and score it on the held-out places of `seed`."""
+    image = run(burst.mean())
+    before, after, gain = _scores(run, burst, seed)
+    equivalent = math.nan if gain is None else len(burst.frames) * 10 ** (gain.db / 10)
+    return Fused(image, after, before, gain, equivalent, _table(burst))
+
+
+def _scores(
+    run: Callable, burst: Burst, seed: int
+) -> tuple[Score | None, Score | None, Score | None]:
+    """Return the clean-free quality of the mean and of the result, and the gain; None: no place."""
+    mask = _scored_places(burst, seed)
+    if not mask.any():
+        return None, None, None
+    if len(burst.frames) == 2:
+        return _pair_scores(run, burst, mask)
+    found = [_product_mses(run, burst, i, mask) for i in range(0, len(burst.frames) - 1, 2)]
+    mses = np.mean([m for m, _ in found], axis=0)
+    covariance = np.sum([c for _, c in found], axis=0) / len(found) ** 2
+    after, before = (metrics.to_score(float(mses[i]), math.sqrt(covariance[i, i])) for i in (0, 1))
+    return before, after, metrics.to_gain(mses, covariance)
+
+
+def _scored_places(burst: Burst, seed: int) -> np.ndarray:
+    """Return H,W: held out of training, off the border, and shown unclipped by every frame."""
+    height, width = burst.frames.shape[1:3]
+    mask, _ = metrics.held_out((height, width), seed=seed)
+    margin = min(burst.margin, height // 8, width // 8)
+    inside = np.zeros((height, width), bool)
+    inside[margin : height - margin, margin : width - margin] = True
+    everywhere = np.all(burst.weights > 0, axis=(0, -1)) & (burst.mask[..., 0] > 0)
+    return mask & inside & everywhere
+
+
+def _product_mses(
+    run: Callable, burst: Burst, first: int, mask: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return MSEs of f(mean of the others) and of that mean, by frames first and first + 1."""
+    others = [i for i in range(len(burst.frames)) if i not in (first, first + 1)]
+    rest = dataclasses.replace(burst, frames=burst.frames[others], weights=burst.weights[others])
+    mean = rest.mean()
+    x, y = burst.frames[first], burst.frames[first + 1]
+    return metrics.paired_mse(run(mean), mean, x, y, mask=mask)
+
+
+def _pair_scores(run: Callable, burst: Burst, mask: np.ndarray) -> tuple[Score, Score, Score]:
+    a, b = burst.frames
+    fa, fb = run(a), run(b)
+    before, after = (
+        metrics.upsnr_pair(a, a, b, b, mask=mask),
+        metrics.upsnr_pair(fa, a, fb, b, mask=mask),
+    )
+    return before, after, metrics.pair_gain(fa, a, fb, b, mask=mask)
+
+
+def _table(burst: Burst) -> tuple[dict[str, Any], ...]:
+    rows = []
+    for name, (dy, dx), weight in zip(burst.names, burst.shifts, burst.weights, strict=True):
+        row = {"frame": name, "dy": float(dy), "dx": float(dx), "weight": float(weight.mean())}
+        rows.append(row)
+    return tuple(rows)

@@ -1,0 +1,217 @@
+"""The Denoiser: a trained network as a pytree, its file, and what it does to one picture."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from n2n import checkpoints, images, networks
+from n2n import predict as prediction
+from n2n.denoiser.fusing import fuse
+from n2n.types import Burst, Error, Fused, Network, PyTree
+
+WEIGHTS = Path(__file__).parent.with_name("weights")
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["params"],
+    meta_fields=["network", "scale", "facts"],
+)
+@dataclass(frozen=True, eq=False)
+class Denoiser:
+    """Hold a trained network: a pytree, so that it lives in your own jit, vmap and grad."""
+
+    params: PyTree
+    network: Network
+    scale: tuple[float, float] = (0.0, 1.0)
+    """Values that stand for the network's 0 and 1."""
+    facts: str = "{}"
+    """The card as JSON."""
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """Say what the model is: data, noise, steps, figures, licence."""
+        return json.loads(self.facts)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Denoise H,W,C or N,H,W,C float arrays in display units; pure, equal to `denoise`.
+
+        The picture is continued by reflection, so any size goes; gradients flow through.
+        """
+        x = jnp.asarray(x)
+        if x.ndim == 3:
+            return self(x[None])[0]
+        margin, lattice = self.network.halo or 0, self.network.lattice
+        places = []
+        for size in x.shape[1:3]:
+            length = -(-size // lattice) * lattice + 2 * margin
+            places.append(prediction.reflect(-margin, length, size))
+        low, high = self.scale
+        wide = (x[:, places[0][:, None], places[1][None, :]] - low) / (high - low)
+        clean = self.network.apply(self.params, wide) * (high - low) + low
+        return clean[:, margin : margin + x.shape[1], margin : margin + x.shape[2]]
+
+    def predict(
+        self,
+        image: np.ndarray,
+        *,
+        tile: int | None = None,
+        progress: prediction.Progress | None = None,
+    ) -> np.ndarray:
+        """Denoise H,W,C float32 in display units by tiles; returns the same shape.
+
+        Grey pictures go through an RGB model and back; a grey model takes the channels one by one.
+
+        Raises:
+            Error: a channel count that the model cannot serve, or a bad tile.
+        """
+        low, high = self.scale
+        given, wanted = image.shape[-1], self.network.channels[1]
+        x = ((image - low) / (high - low)).astype(np.float32)
+        run = functools.partial(
+            prediction.predict, self.network, self.params, tile=tile, progress=progress
+        )
+        if given == wanted:
+            clean = run(x)
+        elif given == 1:
+            clean = run(np.repeat(x, wanted, axis=-1)).mean(-1, keepdims=True)
+        elif wanted == 1:
+            clean = np.concatenate([run(x[..., c : c + 1]) for c in range(given)], axis=-1)
+        else:
+            raise Error(
+                f"image has {given} channels, the model {wanted}; give {wanted}, or 1, "
+                "and leave alpha out"
+            )
+        return clean * np.float32(high - low) + np.float32(low)
+
+    def denoise(
+        self,
+        image: Any,
+        *,
+        strength: float = 1.0,
+        data_range: Any = None,
+        channel_axis: int | None = None,
+        tile: int | None = None,
+        progress: bool | prediction.Progress = False,
+    ) -> Any:
+        """Denoise a picture (path or array), or a list of them; see `n2n.denoise`."""
+        if isinstance(image, (list, tuple)):
+            again = functools.partial(
+                self.denoise, strength=strength, data_range=data_range, channel_axis=channel_axis
+            )
+            return [again(each, tile=tile, progress=progress) for each in image]
+        if not 0 <= strength <= 1:
+            raise Error(f"strength is {strength!r}; it must lie between 0 and 1")
+        array = images.read(image).array if isinstance(image, (str, Path)) else np.asarray(image)
+        pixels = _channels_last(array, channel_axis)
+        x = images.to_float(pixels, data_range)
+        clean = self.predict(x, tile=tile, progress=_tiles_shown(progress))
+        clean = x + np.float32(strength) * (clean - x)
+        result = images.from_float(clean.reshape(pixels.shape), array.dtype, data_range)
+        if channel_axis is not None and array.ndim == 3:
+            result = np.moveaxis(result, -1, channel_axis)
+        return result
+
+    def fuse(
+        self,
+        burst: Burst,
+        *,
+        seed: int = 0,
+        tile: int | None = None,
+        progress: prediction.Progress | None = None,
+    ) -> Fused:
+        """Make one picture of a registered burst: the network applied to the mean of all frames.
+
+        The score tells the quality of the network on means of N-2 frames against the expected
+        frame, on places that training left out (`seed` must be the training's); of two frames, on
+        single ones. The picture itself, made of all frames, is better.
+        """
+        return fuse(functools.partial(self.predict, tile=tile, progress=progress), burst, seed)
+
+    def save(self, path: Path | str) -> None:
+        """Write network, weights, scale and card as one safetensors file, atomically."""
+        meta = {
+            "network": self.network.config,
+            "scale": list(self.scale),
+            "halo": self.network.halo,
+            "card": self.card,
+        }
+        checkpoints.save(path, checkpoints.flatten(jax.device_get(self.params)), meta)
+
+
+def load(model: Path | str) -> Denoiser:
+    """Load a model by the name of shipped weights (`gaussian`) or from a file.
+
+    Raises:
+        Error: no such name or file, or not a model of this n2n.
+    """
+    shipped = {path.stem: path for path in WEIGHTS.glob("*.safetensors")}
+    if str(model) in shipped:
+        return _load_file(shipped[str(model)])
+    path = Path(model)
+    if path.suffix != ".safetensors" and not path.exists():
+        raise Error(
+            f"model is {str(model)!r}; it must be a .safetensors file or one of "
+            f"{', '.join(sorted(shipped))}"
+        )
+    return _load_file(path)
+
+
+def _load_file(path: Path) -> Denoiser:
+    arrays, meta = checkpoints.load(path)
+    try:
+        config, (low, high), card = meta["network"], meta["scale"], meta["card"]
+    except (KeyError, TypeError, ValueError):
+        raise Error(f"{str(path)!r} is a checkpoint or a broken model, not a model file") from None
+    network = networks.build(config)
+    template = jax.eval_shape(network.init, jax.random.key(0))
+    params = jax.tree.map(np.asarray, checkpoints.fill(template, arrays))
+    return Denoiser(params, network, (float(low), float(high)), json.dumps(card, sort_keys=True))
+
+
+@functools.lru_cache(maxsize=4)
+def _shipped(name: str) -> Denoiser:
+    return load(name)
+
+
+def load_model(model: Any) -> Denoiser:
+    """Return a Denoiser for None (the default weights), a name, a path or a Denoiser."""
+    if isinstance(model, Denoiser):
+        return model
+    if model is None:
+        names = {path.stem for path in WEIGHTS.glob("*.safetensors")}
+        return _shipped("photo" if "photo" in names else "gaussian")
+    return load(model)
+
+
+def _channels_last(array: np.ndarray, channel_axis: int | None) -> np.ndarray:
+    if array.ndim == 3 and channel_axis is not None:
+        if not -3 <= channel_axis < 3:
+            raise Error(f"channel_axis is {channel_axis}; an array of 3 axes has 0, 1, 2 or -1")
+        return np.moveaxis(array, channel_axis, -1)
+    if array.ndim == 3 and array.shape[-1] > 4:
+        raise Error(
+            f"image has shape {array.shape}; say channel_axis=, or give a list of grey pictures"
+        )
+    if array.ndim not in (2, 3):
+        raise Error(f"image has shape {array.shape}; it must be H,W or H,W,C (a list for several)")
+    return array
+
+
+def _tiles_shown(progress: bool | prediction.Progress) -> prediction.Progress | None:
+    if progress is not True:
+        return progress or None
+    return lambda done, of: show(f"tile {done} of {of}", done == of)
+
+
+def show(text: str, last: bool) -> None:
+    print(f"\r{text:<78}", end="\n" if last else "", file=sys.stderr, flush=True)

@@ -1,0 +1,20 @@
+"""Files to arrays and back: depth, orientation, EXIF, ICC, alpha; what counts as a frame.
+
+`reading` opens files, `writing` makes them, `values` maps numbers to display units (1.0 is white),
+`frames` chooses files and names outputs, `metadata` carries EXIF and ICC, `quiet` keeps decoders
+off the screen. Arrays are H,W or H,W,C, upright; alpha travels in `Picture.meta`.
+"""
+
+from __future__ import annotations
+
+from n2n.images.frames import frames_in as frames_in
+from n2n.images.frames import is_picture as is_picture
+from n2n.images.frames import output_path as output_path
+from n2n.images.reading import declared_size as declared_size
+from n2n.images.reading import read as read
+from n2n.images.reading import read_pages as read_pages
+from n2n.images.values import from_float as from_float
+from n2n.images.values import to_float as to_float
+from n2n.images.writing import dtypes_for as dtypes_for
+from n2n.images.writing import replace_file as replace_file
+from n2n.images.writing import write as write

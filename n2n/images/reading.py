@@ -1,0 +1,233 @@
+"""Files to arrays: Pillow for headers and 8 bits, cv2 for 16-bit PNG and PNM, tifffile for TIFF.
+
+Pillow, and imageio with it, cuts 16-bit RGB to 8 without a word; tifffile alone cannot read LZW,
+which Photoshop writes; cv2 reads both but knows no metadata. So each does what it does well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from n2n.images import metadata, tiff
+from n2n.images.quiet import blamed, check_size, opencv, photo_extra, quiet, quoted, too_large
+from n2n.types import Error, Picture
+
+RAW = frozenset(
+    ".3fr .arw .cr2 .cr3 .crw .dng .erf .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .raw .rw2"
+    " .rwl .sr2 .srf .srw .x3f".split()
+)
+HEIF = frozenset((".heic", ".heif", ".hif", ".avif"))
+_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "PPM", "GIF", "TIFF", "AVIF", "HEIF")
+_MODES = {"1": "L", "I;16": "L", "I": "L", "P": "RGB", "PA": "RGBA", "YCbCr": "RGB", "RGBX": "RGB"}
+_MODES |= {mode: mode for mode in ("L", "LA", "RGB", "RGBA", "F")}
+_WITH_ALPHA = {"L": "LA", "RGB": "RGBA"}
+
+
+def read(path: Any) -> Picture:
+    """Read one picture: H,W or H,W,C in the file's own dtype, upright, alpha in meta.
+
+    meta holds exif (bytes, orientation 1, no thumbnail), icc (bytes or None), alpha (H,W or None),
+    dtype, format, path and software. Palettes become RGB, single bits uint8 0 and 255. Raises
+    Error for what is missing, too large, damaged, no picture, CMYK or LAB, for a burst (several
+    pages: use `read_pages`), and for RAW and HEIC without the `photo` extra.
+    """
+    return _read(path, several=False)[0]
+
+
+def read_pages(path: Any) -> list[Picture]:
+    """Read all pages of a TIFF or animation, each as `read` would; one picture is a list of one.
+
+    Raises Error as `read` does; the size limit is for all pages together.
+    """
+    return _read(path, several=True)
+
+
+def declared_size(path: Any) -> tuple[int, int, int]:
+    """Return (width, height, channels) from the header; nothing is decoded.
+
+    The size is the stored one, before the orientation tag; alpha counts as a channel, a palette as
+    RGB. Raises Error where there is no readable header or the size is beyond the limit.
+    """
+    path = _existing(path)
+    with quiet(), blamed(path):
+        kind = _kind(path)
+        if kind == "raw":
+            with _rawpy(path).imread(str(path)) as raw:
+                return raw.sizes.iwidth, raw.sizes.iheight, 3
+        if kind == "tiff":
+            return tiff.declared_size(path)
+        with _opened(path) as image:
+            return *image.size, len(_mode(path, image))
+
+
+def software(path: Any) -> str:
+    """Return who wrote a file, '' where it does not say or cannot be opened; decodes nothing."""
+    try:
+        path = _existing(path)
+        with quiet(), blamed(path):
+            if _kind(path) != "pillow":
+                with path.open("rb") as file:
+                    return metadata.software_of(metadata.tiff_exif(file))
+            with _opened(path) as image:
+                return _software_early(image)
+    except Error:
+        return ""
+
+
+def _software_early(image: Any) -> str:
+    # Pillow decodes a whole PNG to look for EXIF behind the pixels; n2n writes it before them.
+    if image.format == "PNG" and "exif" not in image.info:
+        return str(image.info.get("Software", ""))
+    return metadata.software_of(image.getexif())
+
+
+def _read(path: Any, several: bool) -> list[Picture]:
+    path = _existing(path)
+    with quiet(), blamed(path):
+        kind = _kind(path)
+        if kind == "raw":
+            return [_raw(path)]
+        if kind == "tiff":
+            return tiff.read(path, several)
+        with _opened(path) as image:
+            return list(_pillow(path, image, several))
+
+
+def _existing(path: Any) -> Path:
+    path = Path(path)
+    with blamed(path):
+        if path.is_dir():
+            raise Error(f"{quoted(path)}: is a folder where a picture is expected; name its files")
+        if not path.is_file():  # also pipes and devices, which would never end
+            raise Error(f"{quoted(path)}: no such file; check the name")
+    return path
+
+
+def _kind(path: Path) -> str:
+    # RAW files are TIFFs inside, whose first page is the camera's thumbnail: the name decides.
+    if path.suffix.lower() in RAW:
+        return "raw"
+    with path.open("rb") as file:
+        start = file.read(4)
+    return "tiff" if start in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") else "pillow"
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open by Pillow, header only; the declared size is checked before anything is decoded."""
+    from PIL import Image
+
+    if path.suffix.lower() in HEIF and not _decodes_avif(path):
+        photo_extra(path, "HEIC and AVIF", "pillow_heif").register_heif_opener()
+    formats = [name for name in _FORMATS if _registered(name)]
+    try:
+        image = Image.open(path, formats=formats)
+    except Image.DecompressionBombError as error:
+        raise too_large(path, re.findall(r"\d+", str(error))[0] + " pixels") from error
+    with image:
+        check_size(path, *image.size, len(_mode(path, image)), 2 if _deep(path, image) else 1)
+        yield image
+
+
+def _decodes_avif(path: Path) -> bool:
+    from PIL import features
+
+    return path.suffix.lower() == ".avif" and bool(features.check("avif"))
+
+
+def _registered(name: str) -> bool:
+    from PIL import Image
+
+    Image.init()
+    return name in Image.OPEN
+
+
+def _mode(path: Path, image: Any) -> str:
+    mode = _MODES.get(image.mode)
+    if mode is None:
+        raise Error(f"{quoted(path)}: is {image.mode}; n2n reads grey and RGB; convert it to RGB")
+    transparent = "transparency" in image.info and not _deep(path, image)
+    return _WITH_ALPHA.get(mode, mode) if transparent else mode
+
+
+def _pages(path: Path, image: Any, several: bool) -> int:
+    # A phone's JPEG may carry previews and gain maps as further pictures (MPO).
+    count = 1 if image.format in ("MPO", "HEIF", "AVIF") else getattr(image, "n_frames", 1)
+    if count > 1 and not several:
+        raise tiff.burst_error(path, count)
+    width, height = image.size
+    check_size(path, width, height, len(_mode(path, image)), 2 if _deep(path, image) else 1, count)
+    return count
+
+
+def _pillow(path: Path, image: Any, several: bool) -> Iterator[Picture]:
+    for index in range(_pages(path, image, several)):
+        image.seek(index)
+        image.load()  # for 16 bits too: finds truncated files, and EXIF behind the pixels
+        array = _deep_pixels(path) if _deep(path, image) else _pixels(path, image)
+        exif = image.getexif()
+        orientation = metadata.orientation_of(exif)
+        written_by = str(image.info.get("Software", "")) or metadata.software_of(exif)
+        icc = image.info.get("icc_profile") or None
+        meta = {"format": image.format, "path": str(path), "software": written_by, "icc": icc}
+        meta["exif"] = metadata.packed(exif)
+        yield tiff.picture(metadata.upright(array, orientation), meta, alpha=_has_alpha(array))
+
+
+def _has_alpha(array: np.ndarray) -> bool:
+    return array.ndim == 3 and array.shape[2] in (2, 4)
+
+
+def _pixels(path: Path, image: Any) -> np.ndarray:
+    mode = _mode(path, image)
+    return np.asarray(image if image.mode == mode else image.convert(mode))
+
+
+def _deep(path: Path, image: Any) -> bool:
+    if image.format == "PNG":
+        with path.open("rb") as file:
+            return file.read(25)[24:] == b"\x10"
+    return image.format == "PPM" and _white(path) > 255
+
+
+def _white(path: Path) -> int:
+    with path.open("rb") as file:
+        fields = re.sub(rb"#[^\n]*", b"", file.read(4096)).split()[:4]
+    deep = len(fields) == 4 and fields[0] in (b"P2", b"P3", b"P5", b"P6") and fields[3].isdigit()
+    return int(fields[3]) if deep else 1
+
+
+def _deep_pixels(path: Path) -> np.ndarray:
+    cv2 = opencv()
+    data = np.fromfile(path, np.uint8)  # cv2.imread cannot open every name on Windows
+    array = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    if array is None:
+        raise Error(f"{quoted(path)}: cannot be decoded; the file is damaged; export it again")
+    array = tiff.from_bgr(array)
+    if data[:4].tobytes() == b"\x89PNG":
+        return array[..., [0, 3]] if data[25] == 4 else array  # cv2 makes grey and alpha RGBA
+    white = _white(path)  # as Pillow does for 8 bits: the header's white becomes the type's
+    return array if white == 65535 else np.rint(array * (65535 / white)).astype(np.uint16)
+
+
+def _rawpy(path: Path) -> Any:
+    return photo_extra(path, "RAW", "rawpy")
+
+
+def _raw(path: Path) -> Picture:
+    """Develop a RAW file to 16 bits with the camera's white balance; libraw turns it upright."""
+    with _rawpy(path).imread(str(path)) as raw:
+        check_size(path, raw.sizes.iwidth, raw.sizes.iheight, 3, 2)
+        array = raw.postprocess(use_camera_wb=True, no_auto_bright=True, output_bps=16)
+    with path.open("rb") as file:
+        exif = metadata.tiff_exif(file)
+        meta: dict[str, Any] = {"format": "RAW", "path": str(path)}
+        meta["software"] = metadata.software_of(exif)
+        meta |= {"icc": None, "exif": metadata.packed(exif, metadata.DESCRIPTIVE)}
+    return tiff.picture(array, meta, alpha=False)

@@ -1,0 +1,181 @@
+"""Cut scenes into blocks, deal them to stripes, and draw crops from them inside a step.
+
+A scene is a dict of arrays of one size, [...,H,W,C]. Blocks overlap by at least crop - 1, so that
+every crop of a picture lies whole in some block, and are drawn in proportion to the crops that they
+stand for. They keep the arrays' dtype and are dealt to as many stripes as the batch has examples;
+one stripe where there are fewer blocks than that.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from n2n import devices, losses
+from n2n.types import Batch, Task
+
+BLOCK = 512
+"""A block yields so many crop positions per side at most."""
+
+Scene = Mapping[str, np.ndarray]
+"""Arrays of one scene under their names; the last three axes are H,W,C, of one size."""
+
+
+def arranged(
+    scenes: Sequence[Scene],
+    sample: Callable,
+    name: str,
+    *,
+    scale: tuple[float, float] = (0.0, 1.0),
+    floor: float | None = None,
+) -> Task:
+    """Return the task whose pool is cut for a batch of 8 crops of 64; `arrange` cuts anew."""
+
+    def arrange(batch: int, crop: int) -> Task:
+        fill = functools.partial(_pool, scenes, batch, crop)
+        whole = fill(None)
+        thinned = whole is None
+        return Task(
+            pool=fill(0) if thinned else whole,
+            sample=functools.partial(_sample, sample, crop),
+            loss=losses.l2,
+            arrange=arrange,
+            refresh=fill if thinned else None,
+            scale=scale,
+            floor=floor,
+            name=name,
+        )
+
+    return arrange(8, 64)
+
+
+def _sample(
+    sample: Callable, crop: int, key: jax.Array, stripe: Mapping[str, Any], progress: jax.Array
+) -> Batch:
+    del progress
+    view_key, sample_key = jax.random.split(key)
+    return sample(sample_key, _view(view_key, stripe, crop))
+
+
+def _view(key: jax.Array, stripe: Mapping[str, Any], crop: int) -> dict[str, jax.Array]:
+    """Cut one random crop of one random block, flipped and transposed at random, from a stripe."""
+    block_key, y_key, x_key, turn_key = jax.random.split(key, 4)
+    block = jnp.searchsorted(stripe["until"], jax.random.uniform(block_key), side="right")
+    block = jnp.minimum(block, stripe["until"].shape[0] - 1)
+    height, width = stripe["extent"][block]
+    y = jax.random.randint(y_key, (), 0, height - crop + 1)
+    x = jax.random.randint(x_key, (), 0, width - crop + 1)
+    turn = jax.random.bernoulli(turn_key, shape=(3,))
+    view = {}
+    for name, blocks in stripe.items():
+        if name in ("extent", "until"):
+            continue
+        if blocks.ndim < 4:  # a fact about the block, not a picture
+            view[name] = blocks[block]
+            continue
+        start = [block, *[0] * (blocks.ndim - 4), y, x, 0]
+        size = (1, *blocks.shape[1:-3], crop, crop, blocks.shape[-1])
+        view[name] = _turned(jax.lax.dynamic_slice(blocks, start, size)[0], turn)
+    return view
+
+
+def _turned(values: jax.Array, turn: jax.Array) -> jax.Array:
+    """Apply up to two flips and a transposition to the square H,W of [...,H,W,C]."""
+    values = jnp.where(turn[0], jnp.flip(values, -3), values)
+    values = jnp.where(turn[1], jnp.flip(values, -2), values)
+    return jnp.where(turn[2], jnp.swapaxes(values, -3, -2), values)
+
+
+def _pool(
+    scenes: Sequence[Scene], batch: int, crop: int, number: int | None
+) -> dict[str, np.ndarray] | None:
+    """Cut scenes into blocks and deal them to stripes.
+
+    With number None the whole of it, or None if that exceeds the device's budget; else the subset
+    that this number draws, of the budget's size.
+    """
+    places, side = _places(scenes, crop)
+    rng = np.random.default_rng([0, number or 0])
+    order = rng.permutation(len(places))
+    size = _block_bytes(scenes[0], side)
+    most = max(1, devices.pool_budget() // size)
+    if number is None and len(places) > most:
+        return None
+    kept = [places[i] for i in order[:most]]
+    stripes = batch if len(kept) >= batch else 1
+    each = -(-len(kept) // stripes)
+    dealt = [kept[i % len(kept)] for i in range(stripes * each)]
+    blocks = [_block(scenes[s], y, x, side, crop) for s, y, x, _ in dealt]
+    pool = {
+        name: np.stack([b[name] for b in blocks]).reshape(stripes, each, *blocks[0][name].shape)
+        for name in blocks[0]
+    }
+    share = np.array([place[3] for place in dealt]).reshape(stripes, each)
+    until = np.cumsum(share, axis=1) / share.sum(1, keepdims=True)
+    return {**pool, "until": until.astype(np.float32)}
+
+
+def _size(scene: Scene) -> tuple[int, int]:
+    height, width = max((v for v in scene.values()), key=np.ndim).shape[-3:-1]
+    return height, width
+
+
+def _places(scenes: Sequence[Scene], crop: int) -> tuple[list[tuple[int, int, int, float]], int]:
+    """Return (scene, y, x, crops) of every block, and the blocks' common side.
+
+    `crops` is how many crops of the picture a block stands for, so that blocks drawn in proportion
+    to it make every picture count by its area however its blocks overlap.
+    """
+    sizes = [_size(scene) for scene in scenes]
+    side = max(crop, min(BLOCK + crop - 1, max(max(size) for size in sizes)))
+    places = []
+    for index, size in enumerate(sizes):
+        ys, xs = (_starts(length, side, crop) for length in size)
+        crops = [max(1, length - crop + 1) for length in size]
+        share = crops[0] * crops[1] / (len(ys) * len(xs))
+        places += [(index, y, x, share) for y in ys for x in xs]
+    return places, side
+
+
+def _starts(length: int, side: int, crop: int) -> list[int]:
+    """Spread as few blocks over a line as hold every crop of it whole."""
+    count = max(1, -(-(length - crop + 1) // (side - crop + 1)))
+    if count == 1:
+        return [0]
+    return [round(i * (length - side) / (count - 1)) for i in range(count)]
+
+
+def _block_bytes(scene: Scene, side: int) -> int:
+    return sum(
+        v.nbytes if v.ndim < 3 else v.itemsize * v.shape[-1] * side**2 * int(np.prod(v.shape[:-3]))
+        for v in scene.values()
+    )
+
+
+def _block(scene: Scene, y: int, x: int, side: int, crop: int) -> dict[str, np.ndarray]:
+    """Cut one block, completed to the common side; `extent` says how much of it is picture."""
+    block: dict[str, np.ndarray] = {}
+    for name, value in scene.items():
+        if value.ndim < 3:
+            block[name] = value
+            continue
+        cut = at_least(value[..., y : y + side, x : x + side, :], crop)
+        height, width = cut.shape[-3:-1]
+        block["extent"] = np.array([height, width], np.int32)
+        more = [(0, 0)] * (cut.ndim - 3) + [(0, side - height), (0, side - width), (0, 0)]
+        block[name] = np.pad(cut, more)
+    return block
+
+
+def at_least(picture: np.ndarray, side: int) -> np.ndarray:
+    """Continue a picture [...,H,W,C] smaller than `side` by reflection."""
+    height, width = picture.shape[-3:-1]
+    more = [(0, max(0, side - height)), (0, max(0, side - width))]
+    if not any(after for _, after in more):
+        return picture
+    return np.pad(picture, [(0, 0)] * (picture.ndim - 3) + more + [(0, 0)], mode="reflect")

@@ -1,0 +1,117 @@
+"""The burst's task: the mean of some frames predicts the mean of the others (design: subset means).
+
+Frames are registered already; weights say where a frame shows nothing, the mask where the loss is
+off. Input and target never share a frame, or share them so that their noises are uncorrelated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from n2n import metrics
+from n2n.tasks.pictures import match_channels, robust_range, scaled
+from n2n.tasks.pool import arranged
+from n2n.types import Batch, Burst, Error, Task
+
+
+def bursts(stacks: Sequence[Burst], *, seed: int = 0) -> Task:
+    """Make the task of registered bursts: the mean of some frames predicts the mean of the rest.
+
+    One 32-px block in eight (`metrics.held_out`) never enters the loss, for the clean-free score.
+
+    Args:
+        stacks: bursts of equally many channels.
+        seed: chooses the held-out blocks.
+
+    Raises:
+        Error: no burst, or bursts of different channel counts.
+    """
+    if not stacks:
+        raise Error("bursts is empty; give at least one burst of two frames")
+    most = max(len(burst.frames) for burst in stacks)
+    scenes = [_burst_scene(burst, most, seed) for burst in stacks]
+    match_channels(scenes)
+    scale = stacks[0].scale if len(stacks) == 1 else robust_range([b.frames for b in stacks])
+    patchy = any(float(np.mean(burst.weights == 0)) > 0.001 for burst in stacks)
+    patchy = patchy or any(len(burst.frames) != most for burst in stacks)
+
+    def sample(key: jax.Array, view: Mapping[str, jax.Array]) -> Batch:
+        a, b = _subset_weights(key, view["count"], most, patchy)
+        frames = scaled(view["frames"], scale)
+        image, seen = _combine(a, frames, view["weights"])
+        wanted, share = _combine(b, frames, view["weights"])
+        return Batch(image, wanted, share * (seen > 0) * view["mask"])
+
+    name = f"burst of {most}"
+    return arranged(scenes, sample, name, scale=scale, floor=_burst_floor(stacks, scale))
+
+
+def _burst_scene(burst: Burst, most: int, seed: int) -> dict[str, np.ndarray]:
+    missing = most - len(burst.frames)
+    more = [(0, missing), (0, 0), (0, 0), (0, 0)]
+    _, trained = metrics.held_out(burst.frames.shape[1:3], seed=seed)
+    count = np.zeros(most, np.float32)
+    count[: len(burst.frames)] = 1
+    return {
+        "frames": np.pad(burst.frames, more) if missing else burst.frames,
+        "weights": np.pad(burst.weights, more) if missing else burst.weights,
+        "mask": burst.mask * trained[..., None].astype(np.float32),
+        "count": count,
+    }
+
+
+def _subset_weights(
+    key: jax.Array, present: jax.Array, most: int, patchy: bool
+) -> tuple[jax.Array, jax.Array]:
+    """Draw what each frame weighs in input and target; the two noises are uncorrelated.
+
+    Four frames or more: means over a random subset S and over the rest, |S| uniform from
+    ceil(N/2) to N-1; where masks thin the frames out, one draw in five has any |S|. Two or three:
+    a = (1-u) 1_S/|S| + u/N and b = 1/N + (1_T/|T| - 1/N)/(1-u), whose product a.b is 0, so that
+    the input comes nearer to the noise of the whole mean, lower than that of any subset.
+    """
+    size_key, order_key, any_key, mix_key = jax.random.split(key, 4)
+    n = present.sum().astype(jnp.int32)
+    least = (n + 1) // 2
+    if patchy:
+        least = jnp.where(jax.random.bernoulli(any_key, 0.2), 1, least)
+    size = jax.random.randint(size_key, (), least, jnp.maximum(n, least + 1))
+    order = jnp.where(present > 0, jax.random.uniform(order_key, (most,)), 2.0)
+    chosen = (order.argsort().argsort() < size).astype(jnp.float32)
+    rest = present - chosen
+    s, t = chosen / chosen.sum(), rest / jnp.maximum(rest.sum(), 1.0)
+    even = present / n
+    u = jnp.where(n <= 3, jax.random.uniform(mix_key, maxval=0.75), 0.0)
+    b = jnp.where(n <= 3, even + (t - even) / (1 - u), t)
+    return (1 - u) * s + u * even, b
+
+
+def _combine(
+    share: jax.Array, frames: jax.Array, weights: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Average frames N,h,w,C by shares N and weights N,h,w,1; also say how much of it was valid.
+
+    Where too little is valid the plain average stands in, and the second result is 0.
+    """
+    shares = share[:, None, None, None]
+    valid = (jnp.abs(shares) * weights).sum(0) / jnp.abs(share).sum()
+    total = (shares * weights).sum(0)
+    # Negative shares (two or three frames) may cancel: then only places where all are valid count.
+    usable = (total > 1e-3) & ((share >= 0).all() | (valid > 0.999))
+    weighted = (shares * weights * frames).sum(0) / jnp.where(usable, total, 1.0)
+    return jnp.where(usable, weighted, (shares * frames).sum(0)), jnp.where(usable, valid, 0.0)
+
+
+def _burst_floor(stacks: Sequence[Burst], scale: tuple[float, float]) -> float | None:
+    """Return the mean variance of the targets of one burst: E over |S| of var / (N - |S|)."""
+    if len(stacks) != 1 or len(stacks[0].frames) < 4:
+        return None
+    frames = stacks[0].frames
+    n = len(frames)
+    variance = float(np.mean(np.var(frames[:, ::2, ::2], axis=0, ddof=1)))
+    draws = range((n + 1) // 2, n)
+    return variance / (scale[1] - scale[0]) ** 2 * float(np.mean([1 / (n - s) for s in draws]))

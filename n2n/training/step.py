@@ -1,0 +1,163 @@
+"""The step: draw a batch, predict, compare, update parameters and their average; pure and jitted."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from n2n import devices
+from n2n.losses import weighted_mean
+from n2n.types import Batch, Error, Network, PyTree, Task
+
+OPTIMIZER = optax.scale_by_adam(b1=0.9, b2=0.99, eps=1e-8)
+"""Appendix A.1 of the paper; the rate is applied in the step."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Configure a run. Either `steps` or `minutes` ends it."""
+
+    steps: int | None = None
+    """Updates; the rate falls over the last `ramp` of them."""
+    minutes: float | None = None
+    """Wall-clock time; the rate falls over its last quarter."""
+    batch: int = 8
+    """Crops per step."""
+    crop: int = 64
+    """Side of a crop in pixels, a multiple of the network's lattice."""
+    learning_rate: float = 1e-3
+    """Adam's rate before it falls."""
+    precision: str = "float32"
+    """What the network computes in: float32 or bfloat16."""
+    seed: int = 0
+    """Everything random follows from it."""
+    warmup: int = 50
+    """Steps over which the rate rises from 0."""
+    ramp: float = 0.5
+    """Share of the steps over which the rate falls to 0, as (1/2 + 1/2 cos)^2 (reference 1.3)."""
+    refresh: int = 1000
+    """Steps after which a pool that is only part of its data is drawn anew."""
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+def _check(config: TrainConfig) -> None:
+    if (config.steps is None) == (config.minutes is None):
+        raise Error(
+            f"steps is {config.steps} and minutes is {config.minutes}; give exactly one of them"
+        )
+    for name in ("steps", "batch", "crop", "refresh"):
+        value = getattr(config, name)
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise Error(f"{name} is {value!r}; it must be a whole number of at least 1")
+    if config.minutes is not None and not 0 < config.minutes < math.inf:
+        raise Error(f"minutes is {config.minutes!r}; it must be above 0")
+    if not 0 < config.learning_rate < 1:
+        raise Error(f"learning_rate is {config.learning_rate!r}; it must lie between 0 and 1")
+    if not 0 <= config.ramp <= 1:
+        raise Error(f"ramp is {config.ramp!r}; it is a share of the steps, 0 to 1")
+    if not isinstance(config.seed, int) or not 0 <= config.seed < 2**32:
+        raise Error(f"seed is {config.seed!r}; it must be a whole number from 0 to 4294967295")
+
+
+class TrainState(NamedTuple):
+    """Hold what a step changes."""
+
+    step: jax.Array
+    """int32: updates done."""
+    total: jax.Array
+    """int32: updates planned; progress is step / total."""
+    params: PyTree
+    average: PyTree
+    """Running average of params over about the last tenth of the run: what is used and saved."""
+    moments: PyTree
+    """Adam's."""
+
+
+def learning_rate(config: TrainConfig, step: jax.Array, progress: jax.Array) -> jax.Array:
+    """Return the rate at a step: a linear rise, a plateau, a squared-cosine fall to 0."""
+    share = config.ramp if config.steps is not None else 0.25
+    fall = jnp.clip((progress - (1 - share)) / max(share, 1e-9), 0, 1)
+    rise = jnp.minimum(1.0, (step + 1) / max(config.warmup, 1))
+    return config.learning_rate * rise * (0.5 + 0.5 * jnp.cos(jnp.pi * fall)) ** 2
+
+
+def start(network: Network, config: TrainConfig, params: PyTree | None = None) -> TrainState:
+    """Return the state before the first step; `params` replace the network's random ones."""
+    if params is None:
+        params = network.init(jax.random.fold_in(jax.random.key(config.seed), 0))
+    params = jax.tree.map(jnp.asarray, params)
+    average = jax.tree.map(jnp.copy, params)  # a buffer may be donated only once
+    total = jnp.asarray(config.steps or 2**30, jnp.int32)
+    return TrainState(jnp.int32(0), total, params, average, OPTIMIZER.init(params))
+
+
+def draw(task: Task, key: jax.Array, pool: PyTree, batch: int, progress: jax.Array) -> Batch:
+    """Draw a batch: example i from stripe i, or all from the only one."""
+    stripes = jax.tree.leaves(pool)[0].shape[0]
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(batch))
+    if stripes == 1:
+        only = jax.tree.map(lambda leaf: leaf[0], pool)
+        return jax.vmap(lambda k: task.sample(k, only, progress))(keys)
+    return jax.vmap(lambda k, s: task.sample(k, s, progress))(keys, pool)
+
+
+def objective(
+    task: Task, network: Network, params: PyTree, batch: Batch, progress: jax.Array
+) -> jax.Array:
+    """Return the weighted mean loss of a batch, plus the mean penalty; a float32 scalar."""
+    clean = network.apply(params, batch.input, batch.context)
+    seen = jax.vmap(task.measure)(clean, batch.context)
+    value = weighted_mean(task.loss(seen, batch.target, progress), batch.weight)
+    return value if task.penalty is None else value + task.penalty(clean).mean()
+
+
+def make_step(task: Task, network: Network, config: TrainConfig, mesh: Mesh) -> Callable:
+    """Return the pure step (state, key, pool) -> (state, loss)."""
+
+    def step(state: TrainState, key: jax.Array, pool: PyTree) -> tuple[TrainState, jax.Array]:
+        progress = state.step / state.total
+        batch = draw(task, jax.random.fold_in(key, state.step), pool, config.batch, progress)
+        batch = jax.lax.with_sharding_constraint(batch, devices.split(mesh))
+        loss, gradients = jax.value_and_grad(
+            lambda params: objective(task, network, params, batch, progress)
+        )(state.params)
+        updates, moments = OPTIMIZER.update(gradients, state.moments)
+        rate = learning_rate(config, state.step, progress)
+        params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+        share = jnp.maximum(10 / (state.step + 10), 1e-3)
+        average = jax.tree.map(lambda a, p: a + share * (p - a), state.average, params)
+        return TrainState(state.step + 1, state.total, params, average, moments), loss
+
+    return step
+
+
+def make_chunk(task: Task, network: Network, config: TrainConfig, mesh: Mesh) -> Callable:
+    """Return (state, key, pool, n) -> (state, losses of n steps): one dispatch where that is fast."""
+    step = make_step(task, network, config, mesh)
+    if not devices.scans():
+        single = devices.jit(step, donate_argnums=0)
+
+        def unrolled(state: TrainState, key: jax.Array, pool: PyTree, n: int) -> tuple:
+            losses = []
+            for _ in range(n):
+                state, loss = single(state, key, pool)
+                losses.append(loss)
+            return state, losses
+
+        return unrolled
+
+    @functools.partial(devices.jit, donate_argnums=0, static_argnums=3)
+    def scanned(state: TrainState, key: jax.Array, pool: PyTree, n: int) -> tuple:
+        return jax.lax.scan(lambda s, _: step(s, key, pool), state, length=n)
+
+    return scanned
