@@ -120,7 +120,7 @@ class _UNet(nnx.Module):
         w, n = config.width, config.inputs
         self.encoder = nnx.List([conv(n, w, HE), *[conv(w, w, HE) for _ in range(6)]])
         skips = [w, w, w, w]  # pool4 .. pool1, then the input itself in the head
-        self.decoder = nnx.List([])
+        self.decoder: nnx.List = nnx.List([])
         below = w
         for skip in skips:
             self.decoder.append(conv(below + skip, 2 * w, HE))

@@ -116,7 +116,7 @@ def _sides(network: Network, height: int, width: int, tile: int | None) -> tuple
         return _side(network, height), _side(network, width)
     if tile < least or tile % network.lattice:
         raise Error(
-            f"tile is {tile}; this network needs a multiple of {network.lattice} of at least {least}"
+            f"tile is {tile}; this network needs a multiple of {network.lattice}, {least} or more"
         )
     return tile, tile
 

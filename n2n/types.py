@@ -88,11 +88,11 @@ class Task:
     pool: PyTree
     """Host arrays; the leading axis is stripes: 1 (all examples draw from it) or the batch size."""
     sample: Callable[[Array, PyTree, Array], Batch]
-    """(key, stripe, progress) -> Batch of ONE example (no leading n); pure, vmapped by the trainer."""
+    """(key, stripe, progress) -> Batch of ONE example, without n; pure, vmapped by the trainer."""
     loss: Callable[[Array, Array, Array], Array]
     """(prediction, target, progress) -> elementwise; progress runs from 0 to 1."""
     measure: Callable[[Array, PyTree], Array] = identity
-    """(prediction, context) -> what the target's camera saw: blur, warp, sampling; of ONE example."""
+    """(prediction, context) -> what the target's camera saw (blur, warp, sampling), ONE example."""
     penalty: Callable[[Array], Array] | None = None
     """(prediction) -> elementwise, added to the loss."""
     score: Callable[[Callable[[Array], Array]], float] | None = None

@@ -78,7 +78,7 @@ def _view(key: jax.Array, stripe: Mapping[str, Any], crop: int) -> dict[str, jax
         if blocks.ndim < 4:  # a fact about the block, not a picture
             view[name] = blocks[block]
             continue
-        start = [block, *[0] * (blocks.ndim - 4), y, x, 0]
+        start: list[Any] = [block, *[0] * (blocks.ndim - 4), y, x, 0]
         size = (1, *blocks.shape[1:-3], crop, crop, blocks.shape[-1])
         view[name] = _turned(jax.lax.dynamic_slice(blocks, start, size)[0], turn)
     return view

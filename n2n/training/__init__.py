@@ -65,7 +65,7 @@ def prepare(task: Task, network: Network, config: TrainConfig) -> Task:
     """
     if config.crop % network.lattice:
         raise Error(
-            f"crop is {config.crop}; this network needs a multiple of {network.lattice}, its lattice"
+            f"crop is {config.crop}; this network needs a multiple of its lattice, {network.lattice}"
         )
     if task.arrange is not None:
         task = task.arrange(config.batch, config.crop)

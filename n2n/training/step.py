@@ -1,4 +1,4 @@
-"""The step: draw a batch, predict, compare, update parameters and their average; pure and jitted."""
+"""The step: draw a batch, predict, compare, update; pure and jitted."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def make_step(task: Task, network: Network, config: TrainConfig, mesh: Mesh) -> 
 
 
 def make_chunk(task: Task, network: Network, config: TrainConfig, mesh: Mesh) -> Callable:
-    """Return (state, key, pool, n) -> (state, losses of n steps): one dispatch where that is fast."""
+    """Return (state, key, pool, n) -> (state, n losses): one dispatch where that is fast."""
     step = make_step(task, network, config, mesh)
     if not devices.scans():
         single = devices.jit(step, donate_argnums=0)
