@@ -22,7 +22,7 @@ from n2n.corruptions import Gaussian
 
 NETWORK = {"kind": "unet", "inputs": 3, "outputs": 3, "width": 24, "residual": True}
 NOISE = Gaussian((0.0, 50 / 255))
-STEPS = 12_000
+STEPS = 10_000
 TRAINING = ("cid22_train", "gb82_cc0")
 
 

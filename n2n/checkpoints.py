@@ -105,7 +105,7 @@ def save(path: Path | str, arrays: Mapping[str, np.ndarray], meta: Mapping[str, 
         Failure: the disk refuses.
     """
     text = json.dumps({"format": FORMAT, **meta}, sort_keys=True)
-    ordered = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
+    ordered = {name: np.asarray(arrays[name], order="C") for name in sorted(arrays)}
     data = safetensors.numpy.save(ordered, metadata={_KEY: text})
     try:
         replace_file(Path(path), data)

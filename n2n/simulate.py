@@ -15,7 +15,7 @@ from n2n.types import Error
 
 LENS = 0.7
 """Standard deviation in pixels of the blur that every view gets before it is sampled."""
-_CHUNK = 8
+_RAMP = 1025
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class Simulated:
     """h,w,C float32: the mean of many photographs of `truth`. Clipping under the display curve
     keeps it away from the scene, and no method that learns from noisy frames can do better."""
     transforms: np.ndarray
-    """N,3,3 float64: pixel (x, y, 1) of frame 0 -> pixel of the frame; the first is the identity."""
+    """N,3,3 float64: pixel (x, y, 1) of frame 0 -> frame pixel; the first is the identity."""
 
 
 def hand_held(
@@ -42,14 +42,14 @@ def hand_held(
     corruption: Corruption | None = None,
     seed: int = 0,
     margin: int | None = None,
-    draws: int = 512,
+    draws: int = 1024,
 ) -> Simulated:
     """Photograph a scene H,W,C float32 in [0, 1] several times from an unsteady hand.
 
     Frame 0 stands still; the others move by up to `shift` pixels along each axis and turn by up to
     `rotation` degrees. `margin` pixels are cut off each side so that every frame shows real scene
     (None: as few as needed). The noise is `corruption`'s, by default `Camera(0.01, 0.005)`; it is
-    added last. `expected` averages `draws` photographs.
+    added last. `draws` is that of `expected_frame`.
 
     The scene is blurred by 0.7 px before it is sampled: Lanczos resampling then loses next to
     nothing, so that frame 0 and truth, which are not resampled, are no sharper than the rest.
@@ -82,25 +82,36 @@ def hand_held(
 
 
 def expected_frame(
-    corruption: Corruption, picture: np.ndarray, *, draws: int = 512, seed: int = 0
+    corruption: Corruption, picture: np.ndarray, *, draws: int = 1024, seed: int = 0
 ) -> np.ndarray:
-    """Average many noisy photographs of a display picture H,W,C; float32.
+    """Return the mean of infinitely many photographs of a display picture H,W,C; float32.
 
-    The result's own error has 1/draws of one photograph's variance.
+    A `Camera` treats every value alike, so 16,384 photographs of a ramp tell it to 0.01 of one
+    photograph's noise. For other corruptions `draws` photographs of the picture are averaged: the
+    error has 1/draws of one photograph's variance.
     """
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 2**31 - 1), draws)
-    total = np.zeros(picture.shape, np.float64)
+    key = jax.random.fold_in(jax.random.key(seed), 2**31 - 1)
+    if isinstance(corruption, Camera):
+        ramp = np.linspace(0, 1, _RAMP, dtype=np.float32)
+        means = _average(corruption, ramp[None, :, None], key, 16_384, 1024).ravel()
+        return np.interp(picture, ramp, means).astype(np.float32)
+    return _average(corruption, picture, key, draws, 8).astype(np.float32)
+
+
+def _average(
+    corruption: Corruption, picture: np.ndarray, key: jax.Array, draws: int, chunk: int
+) -> np.ndarray:
+    view = jnp.asarray(picture)
 
     @jax.jit
     def summed(keys: jax.Array) -> jax.Array:
-        return jax.vmap(lambda key: corruption(key, jnp.asarray(picture)).image)(keys).sum(0)
+        return jax.vmap(lambda one: corruption(one, view).image)(keys).sum(0)
 
-    whole = draws - draws % _CHUNK
-    for first in range(0, whole, _CHUNK):
-        total += np.asarray(summed(keys[first : first + _CHUNK]))
-    if whole < draws:
-        total += np.asarray(summed(keys[whole:]))
-    return (total / draws).astype(np.float32)
+    keys = jax.random.split(key, draws)
+    total = np.zeros(picture.shape, np.float64)
+    for first in range(0, draws, chunk):
+        total += np.asarray(summed(keys[first : first + chunk]))
+    return total / draws
 
 
 def noise_for(
@@ -118,7 +129,8 @@ def noise_for(
         low, high = (middle, high) if reached > target_db else (low, middle)
     if abs(reached - target_db) > 0.5:
         raise Error(
-            f"target_db={target_db}: no gain gives it on this scene; the nearest is {reached:.1f} dB"
+            f"target_db={target_db}: no gain gives it on this scene, the nearest is {reached:.1f}; "
+            "choose a target between 10 and 50"
         )
     return _camera((low + high) / 2)
 
@@ -131,7 +143,7 @@ def _camera(log_gain: float) -> Camera:
 def _mean_db(camera: Camera, scene: np.ndarray, frames: int, seed: int) -> float:
     keys = jax.random.split(jax.random.key(seed))
     first, second = (np.asarray(camera(key, jnp.asarray(scene)).image, np.float64) for key in keys)
-    variance = np.mean(np.square(first - second)) / 2
+    variance = float(np.mean(np.square(first - second))) / 2
     return float(-10 * np.log10(max(variance / frames, 1e-20)))
 
 
@@ -151,7 +163,8 @@ def _movements(
 
 def _margin(moves: np.ndarray, shape: tuple[int, ...]) -> int:
     x, y = np.meshgrid([0.0, shape[1] - 1.0], [0.0, shape[0] - 1.0])
-    largest = max(np.max(np.hypot(*displacement(move, x, y))) for move in moves)
+    moved = [displacement(move, x, y) for move in moves]
+    largest = max(float(np.max(np.hypot(dx, dy))) for dx, dy in moved)
     return int(np.ceil(largest)) + 5
 
 

@@ -99,6 +99,8 @@ class Task:
     """(predict) -> higher is better; on the host between chunks; chooses the best weights."""
     arrange: Callable[[int, int], Task] | None = None
     """(batch, crop) -> this task cut for that batch and crop; None: the pool is fixed."""
+    cut: tuple[int, int] | None = None
+    """The batch and crop that the pool is cut for already."""
     refresh: Callable[[int], PyTree] | None = None
     """(number) -> another pool of the same shapes, for data larger than the pool's budget."""
     scale: tuple[float, float] = (0.0, 1.0)

@@ -45,6 +45,7 @@ def arranged(
             sample=functools.partial(_sample, sample, crop),
             loss=losses.l2,
             arrange=arrange,
+            cut=(batch, crop),
             refresh=fill if thinned else None,
             scale=scale,
             floor=floor,

@@ -65,9 +65,9 @@ def prepare(task: Task, network: Network, config: TrainConfig) -> Task:
     """
     if config.crop % network.lattice:
         raise Error(
-            f"crop is {config.crop}; this network needs a multiple of its lattice, {network.lattice}"
+            f"crop is {config.crop}; it must be a multiple of the network's lattice, {network.lattice}"
         )
-    if task.arrange is not None:
+    if task.arrange is not None and task.cut != (config.batch, config.crop):
         task = task.arrange(config.batch, config.crop)
     stripes = {leaf.shape[0] for leaf in jax.tree.leaves(task.pool)}
     if len(stripes) != 1 or not stripes <= {1, config.batch}:

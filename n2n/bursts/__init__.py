@@ -1,0 +1,110 @@
+"""Bursts: frames of one scene -> a Burst in the geometry of its reference frame.
+
+Arrays in, arrays out; no files. `checks` says what is wrong with the frames, `masks` where they
+must not be used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from n2n import registration
+from n2n.bursts import checks
+from n2n.bursts.masks import clipping, hard_limit, motion
+from n2n.registration import Transform, largest, warp
+from n2n.types import Burst, Error
+
+
+def align(
+    frames: Sequence[np.ndarray],
+    *,
+    reference: int | None = None,
+    register: bool = True,
+    names: Sequence[str] | None = None,
+) -> Burst:
+    """Bring frames H,W,C (or H,W) float32 in display units into their reference's geometry.
+
+    `reference` is an index, by default the first; with `register=False` the frames are taken as
+    aligned. Frames that show another scene are left out with a sentence in `checks`; what makes
+    the burst useless raises `Error` and names the frame.
+    """
+    names = tuple(names or (f"frame {index + 1}" for index in range(len(frames))))
+    pictures = checks.usable(frames, names)
+    first = _index(reference, len(pictures))
+    found = [
+        Transform(np.eye(3)) if index == first else _register(picture, pictures[first], register)
+        for index, picture in enumerate(pictures)
+    ]
+    kept, notes = checks.related(found, names, first)
+    pictures, found = [pictures[i] for i in kept], [found[i] for i in kept]
+    names, first = tuple(names[i] for i in kept), kept.index(first)
+    limit = hard_limit(pictures)
+    notes += checks.placed(found, pictures[first].shape, names, first, register)
+    if not register:
+        found = [Transform(np.eye(3))] * len(found)
+    stack, weights = _stack(pictures, found)
+    del pictures
+    notes += _compared(stack, weights, first, names)
+    mask = clipping(stack, weights, first, limit)
+    notes += checks.clipped(mask, limit)
+    shift = max(largest(one, stack.shape[1:]) for one in found)
+    return Burst(
+        frames=stack,
+        weights=weights,
+        mask=mask,
+        transforms=np.stack([one.matrix for one in found]),
+        reference=first,
+        scale=_range(stack),
+        checks=tuple(text for _, text in sorted(notes, key=lambda note: -note[0])),
+        names=names,
+        margin=16 + int(np.ceil(shift)),
+    )
+
+
+def _index(reference: int | None, count: int) -> int:
+    if reference is None:
+        return 0
+    if not -count <= reference < count:
+        raise Error(f"reference={reference}: the burst has frames 0 to {count - 1}")
+    return reference % count
+
+
+def _register(picture: np.ndarray, reference: np.ndarray, local: bool) -> Transform:
+    return registration.register(picture, reference, local=local)
+
+
+def _stack(pictures: list[np.ndarray], found: list[Transform]) -> tuple[np.ndarray, np.ndarray]:
+    """Return all frames in the reference's geometry and their overlap."""
+    stack = np.empty((len(pictures), *pictures[0].shape), np.float32)
+    weights = np.empty((*stack.shape[:3], 1), np.float32)
+    for index, (picture, one) in enumerate(zip(pictures, found, strict=True)):
+        stack[index], weights[index] = warp(picture, one.matrix, one.field)
+    return stack, weights
+
+
+def _compared(
+    stack: np.ndarray, weights: np.ndarray, first: int, names: tuple[str, ...]
+) -> list[checks.Note]:
+    """Take movement out of the weights, in place; say what the comparison shows."""
+    notes: list[checks.Note] = []
+    for index, name in enumerate(names):
+        if index == first:
+            continue
+        seen = float(weights[index].mean())
+        weights[index] *= motion(stack[index], stack[first], weights[index])
+        left = float(weights[index].mean())
+        if seen - left > 0.2:
+            text = f"{name} shows movement in {100 * (seen - left):.0f} % of the picture"
+            notes.append((20 + seen - left, f"{text}: it is not used there."))
+        notes += checks.exposure(stack[index], stack[first], weights[index], name, names[first])
+    return notes + checks.correlated(stack, weights, names)
+
+
+def _range(stack: np.ndarray) -> tuple[float, float]:
+    """Return the robust range (0.1 %, 99.9 %) of all frames and channels together."""
+    step = max(1, stack[0].size // stack.shape[-1] // 500_000)
+    sample = stack.reshape(len(stack), -1, stack.shape[-1])[:, ::step]
+    low, high = np.percentile(sample, (0.1, 99.9))
+    return float(low), float(high)

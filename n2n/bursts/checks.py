@@ -1,0 +1,162 @@
+"""What is wrong with the frames of a burst: refusals as `Error`, the rest as plain sentences."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+
+from n2n.bursts.masks import slope
+from n2n.registration import Transform, largest
+from n2n.registration.geometry import cv2, grey
+from n2n.types import Error
+
+RELATED = 0.5
+"""Correlation of structure below which a frame shows another scene; strangers reach 0.3."""
+Note = tuple[float, str]
+"""How bad (larger is worse), and a plain sentence."""
+
+
+def usable(frames: Sequence[np.ndarray], names: tuple[str, ...]) -> list[np.ndarray]:
+    """Return the frames as H,W,C float32, or refuse what no burst can be made of."""
+    if len(frames) < 2:
+        raise Error(f"frames={len(frames)}: a burst needs at least 2 frames of one scene")
+    if len(names) != len(frames):
+        raise Error(f"names has {len(names)} entries for {len(frames)} frames: give one per frame")
+    pictures = [np.asarray(frame, np.float32) for frame in frames]
+    pictures = [one[..., None] if one.ndim == 2 else one for one in pictures]
+    for name, picture in zip(names, pictures, strict=True):
+        _shown(name, picture)
+    for name, picture in zip(names, pictures, strict=True):
+        if picture.shape != pictures[0].shape:
+            raise Error(
+                f"{names[0]} is {_size(pictures[0])} and {name} is {_size(picture)}: the frames of "
+                "a burst have one size; leave one of them out"
+            )
+    _distinct(pictures, names)
+    return pictures
+
+
+def _size(picture: np.ndarray) -> str:
+    height, width, channels = picture.shape
+    return f"{width}x{height} pixels with {channels} channel{'s' * (channels != 1)}"
+
+
+def _shown(name: str, picture: np.ndarray) -> None:
+    if picture.ndim != 3 or min(picture.shape) < 1 or picture.shape[2] > 4:
+        raise Error(f"{name} has shape {picture.shape}: a frame is H,W,C with 1 to 4 channels")
+    low, high = float(picture.min()), float(picture.max())
+    if not np.isfinite(low + high):
+        bad = int(picture.size - np.isfinite(picture).sum())
+        raise Error(f"{name} has {bad} values that are NaN or infinite: leave the frame out")
+    if low == high:
+        colour = "all black" if high <= 0 else f"the same value {high:.4g} everywhere"
+        raise Error(f"{name} is {colour}: it shows nothing; leave the frame out")
+
+
+def _distinct(pictures: list[np.ndarray], names: tuple[str, ...]) -> None:
+    seen: dict[bytes, str] = {}
+    for name, picture in zip(names, pictures, strict=True):
+        print_ = hashlib.blake2b(np.ascontiguousarray(picture).data).digest()
+        if print_ in seen:
+            raise Error(
+                f"{seen[print_]} and {name} are the same picture: frames need noise of their own; "
+                "leave one of them out"
+            )
+        seen[print_] = name
+
+
+def related(
+    found: list[Transform], names: tuple[str, ...], first: int
+) -> tuple[list[int], list[Note]]:
+    """Return the frames that show the reference's scene, and a sentence for each other one."""
+    kept = [index for index, one in enumerate(found) if one.correlation >= RELATED]
+    strange = [
+        f"{name} does not show the scene of {names[first]} (correlation {one.correlation:.2f}, "
+        f"at least {RELATED} is needed)"
+        for name, one in zip(names, found, strict=True)
+        if one.correlation < RELATED
+    ]
+    if len(kept) < 2:
+        raise Error(f"{strange[0]}: fewer than two frames are left; choose frames of one scene")
+    return kept, [(100.0, f"{text}: it is left out.") for text in strange]
+
+
+def placed(
+    found: list[Transform], shape: tuple[int, ...], names: tuple[str, ...], first: int, used: bool
+) -> list[Note]:
+    """Say where frames remain shifted: by how much in doubt, or unregistered."""
+    notes = []
+    for name, one in zip(names, found, strict=True):
+        shift = largest(one, shape)
+        if not used and shift > max(0.5, 3 * one.error):
+            text = f"{name} is shifted by up to {shift:.1f} px against {names[first]}"
+            notes.append((50 + shift, f"{text} and registration is off: the mean will be blurred."))
+        if used and one.error > 0.25:
+            text = f"The place of {name} is known to {one.error:.1f} px only"
+            notes.append((40 + one.error, f"{text}: too little structure to register it well."))
+    return notes
+
+
+def exposure(
+    frame: np.ndarray, reference: np.ndarray, weight: np.ndarray, name: str, other: str
+) -> list[Note]:
+    """Say so where a frame is brighter, darker or of another colour by more than 3 %."""
+    ours, theirs = ((one * weight).sum((0, 1), np.float64) for one in (frame, reference))
+    if not (theirs > 0).all() or not (ours > 0).all():
+        return []
+    total = float(ours.sum() / theirs.sum())
+    notes = []
+    if abs(total - 1) > 0.03:
+        word = "brighter" if total > 1 else "darker"
+        text = f"{name} is {100 * abs(total - 1):.1f} % {word} than {other}"
+        notes.append((30 + abs(total - 1), f"{text}: their exposures differ."))
+    tint = float(np.max(np.abs(ours / theirs / total - 1)))
+    if tint > 0.03:
+        text = f"The colours of {name} differ from those of {other} by {100 * tint:.1f} %"
+        notes.append((30 + tint, f"{text}: their white balance differs."))
+    return notes
+
+
+def correlated(stack: np.ndarray, weights: np.ndarray, names: tuple[str, ...]) -> list[Note]:
+    """Say so where two frames share noise that the others do not have (needs four frames).
+
+    Independent noise makes the variance of every difference a sum of two frames' own variances; a
+    pair that shares noise falls below the sum that the other pairs predict.
+    """
+    if len(stack) < 4:
+        return []
+    bands = [_noise(frame) for frame in stack[:8]]
+    known = cv2.erode(weights[:8].min(0), np.ones((5, 5), np.uint8)) > 0
+    steep = slope(cv2.GaussianBlur(grey(stack[0]), (0, 0), 2.0))
+    if known.sum() < 1000:
+        return []
+    known &= steep <= np.median(steep[known])
+    pairs = list(combinations(range(len(bands)), 2))
+    spread = np.array([np.var((bands[i] - bands[j])[known]) for i, j in pairs], np.float64)
+    design = np.zeros((len(pairs), len(bands)))
+    for row, pair in enumerate(pairs):
+        design[row, list(pair)] = 1
+    sums = design @ np.linalg.lstsq(design, spread, rcond=None)[0]
+    shared = 1 - spread / np.maximum(sums, 1e-20)
+    worst = int(np.argmax(shared))
+    if shared[worst] < 0.1:
+        return []
+    i, j = pairs[worst]
+    text = f"The noise of {names[i]} and {names[j]} is alike (correlation {shared[worst]:.2f})"
+    return [(60 + shared[worst], f"{text}: frames need noise of their own; it will not go away.")]
+
+
+def _noise(frame: np.ndarray) -> np.ndarray:
+    picture = grey(frame)
+    return picture - cv2.blur(picture, (3, 3))
+
+
+def clipped(mask: np.ndarray, limit: float | None) -> list[Note]:
+    share = 1 - float(mask.mean())
+    if share <= 0.01:
+        return []
+    text = f"{100 * share:.1f} % of the picture is clipped at {limit:.4g}"
+    return [(10 + share, f"{text}: there the plain mean stays.")]

@@ -1,0 +1,150 @@
+"""Where frames show something else than the reference, and where the sensor was full.
+
+No mask looks at one sample's own noise, or input and target of a Noise2Noise pair would become
+dependent: movement is judged by averages over at least 5x5 pixels, clipping by averages over all
+frames as well, and both are fixed before training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from n2n.registration.geometry import cv2, grey
+
+WINDOWS = (5, 15)
+"""Sides in pixels of the averages by which movement is judged."""
+SIGMAS = 3.0
+"""Standard deviations of such an average beyond which a place has moved."""
+CERTAIN = 5.0
+"""Standard deviations that a moved place of few pixels must reach somewhere."""
+SPECK = 150
+"""Pixels from which on a moved place needs no such peak."""
+SLACK = 0.1
+"""Pixels of misregistration that are not movement."""
+_LEVELS = 16
+
+
+class _Curve(NamedTuple):
+    """Hold robust centre and standard deviation of a residual by brightness."""
+
+    at: np.ndarray
+    centre: np.ndarray
+    sigma: np.ndarray
+
+
+def _curve(rest: np.ndarray, bright: np.ndarray, known: np.ndarray) -> _Curve:
+    """Measure a residual H,W in bins of equally many pixels; all from the picture itself.
+
+    White-noise theory would set the sigma of an average too low where demosaicking, JPEG or
+    resampling have correlated the neighbours. The centre takes up gain and tone differences.
+    """
+    chosen = np.flatnonzero(known.ravel() > 0)
+    chosen = chosen[:: max(1, chosen.size // 300_000)]
+    bright, rest = bright.ravel()[chosen], rest.ravel()[chosen]
+    order = np.array_split(np.argsort(bright, kind="stable"), _LEVELS)
+    order = [one for one in order if one.size]
+    if not order:
+        return _Curve(np.zeros(1), np.zeros(1), np.ones(1))
+    at = np.array([bright[one].mean() for one in order], np.float64)
+    centre = np.array([np.median(rest[one]) for one in order])
+    sigma = np.array(
+        [1.4826 * np.median(np.abs(rest[one] - c)) for one, c in zip(order, centre, strict=True)]
+    )
+    return _Curve(at, centre, np.maximum(sigma, max(0.25 * float(np.median(sigma)), 1e-6)))
+
+
+def slope(picture: np.ndarray) -> np.ndarray:
+    """Return the length of the gradient per pixel of a picture H,W float32."""
+    return np.hypot(
+        cv2.Sobel(picture, -1, 1, 0, ksize=3, scale=0.125),
+        cv2.Sobel(picture, -1, 0, 1, ksize=3, scale=0.125),
+    )
+
+
+def _deviation(
+    frame: np.ndarray, reference: np.ndarray, overlap: np.ndarray, side: int
+) -> np.ndarray:
+    """Return H,W: the averaged residual in its own standard deviations, all channels together."""
+    total = np.zeros(frame.shape[:2], np.float32)
+    for here, there in zip(np.moveaxis(reference, -1, 0), np.moveaxis(frame, -1, 0), strict=True):
+        here, there = cv2.blur(here, (side, side)), cv2.blur(there, (side, side))
+        bright = (here + there) / 2
+        curve = _curve(there - here, bright, overlap)
+        rest = there - here - np.interp(bright, curve.at, curve.centre)
+        spread = np.hypot(np.interp(bright, curve.at, curve.sigma), SLACK * slope(bright))
+        total += np.square(rest / spread)
+    return np.sqrt(total / frame.shape[2])
+
+
+def _clean(deviation: np.ndarray) -> np.ndarray:
+    """Return where a deviation map means movement: large or certain places, slightly widened."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(
+        (deviation > SIGMAS).astype(np.uint8), connectivity=8
+    )
+    peak = np.zeros(count)
+    np.maximum.at(peak, np.asarray(labels.ravel(), np.int64), deviation.ravel())
+    real = (peak >= CERTAIN) | (stats[:, cv2.CC_STAT_AREA] >= SPECK)
+    real[0] = False
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7))
+    moved = cv2.morphologyEx(real[labels].astype(np.uint8), cv2.MORPH_CLOSE, disc)
+    return cv2.dilate(moved, disc) > 0
+
+
+def motion(frame: np.ndarray, reference: np.ndarray, overlap: np.ndarray) -> np.ndarray:
+    """Return H,W,1 float32: 0 where a registered frame H,W,C shows something else, 1 elsewhere.
+
+    The residual to the reference, averaged over 5x5 and 15x15 pixels, beyond 3 sigma of these
+    averages at that brightness; a misregistration of 0.1 px is allowed for. `overlap` H,W,1.
+    """
+    deviation = np.zeros(frame.shape[:2], np.float32)
+    for side in WINDOWS:
+        np.maximum(deviation, _deviation(frame, reference, overlap, side), out=deviation)
+    deviation *= overlap[..., 0] > 0
+    return (~_clean(deviation))[..., None].astype(np.float32)
+
+
+def hard_limit(pictures: Sequence[np.ndarray]) -> float | None:
+    """Return the value at which frames H,W,C are cut off, or None where they are not.
+
+    A limit is the largest value where samples pile up: more than one in 20,000 and at least half
+    as many as in the whole hundredth of the range below it.
+    """
+    top = max(float(one.max()) for one in pictures)
+    low = min(float(one.min()) for one in pictures)
+    below = top - 0.01 * (top - low)
+    at = sum(int((one == top).sum()) for one in pictures)
+    near = sum(int((one >= below).sum()) for one in pictures) - at
+    size = sum(one.size for one in pictures)
+    return top if at > max(8, size / 20_000) and at >= near / 2 else None
+
+
+def _sigma(stack: np.ndarray, weights: np.ndarray, first: int) -> tuple[np.ndarray, _Curve]:
+    """Return the weighted mean H,W,C and one frame's noise by brightness (both float)."""
+    count = np.maximum(weights.sum(0), 1e-6)
+    mean = np.zeros(stack.shape[1:], np.float32)
+    for frame, weight in zip(stack, weights, strict=True):
+        mean += frame * weight
+    mean /= count
+    other = 1 if first == 0 else 0
+    bright = cv2.blur(grey(mean), (5, 5))
+    rest = (stack[other] - stack[first]) / np.sqrt(np.float32(2))
+    curves = [_curve(one, bright, weights[other]) for one in np.moveaxis(rest, -1, 0)]
+    sigma = np.max([curve.sigma for curve in curves], axis=0)
+    # A clipped sample has lost half its noise: towards the limit the curve may not fall.
+    return mean, _Curve(curves[0].at, curves[0].centre, np.maximum.accumulate(sigma))
+
+
+def clipping(stack: np.ndarray, weights: np.ndarray, first: int, limit: float | None) -> np.ndarray:
+    """Return H,W,1 float32: 0 where the mean over frames and 5x5 pixels is near `limit`: 1 sigma.
+
+    One decision per place for all frames; shadows stay: the expected frame is the target there.
+    """
+    if limit is None:
+        return np.ones((*stack.shape[1:3], 1), np.float32)
+    mean, curve = _sigma(stack, weights, first)
+    highest = cv2.blur(mean, (5, 5)).reshape(mean.shape).max(-1)
+    sigma = np.interp(highest, curve.at, curve.sigma)
+    return (highest <= limit - sigma)[..., None].astype(np.float32)

@@ -1,0 +1,104 @@
+"""The command line: argparse over floor 3, one module per command.
+
+Results go to stdout, progress to stderr. Status 0: done; 1: failed at work (disk, memory,
+non-finite numbers); 2: bad input or usage; 130: interrupted. Nothing heavy is imported before a
+command is known, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from n2n.types import Error, Failure
+
+DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line (None: the process's own) and return its status.
+
+    Bad input, failures and interruptions become one line on stderr; other exceptions are faults
+    of n2n and pass.
+    """
+    if arguments is None:
+        _hush()
+        arguments = sys.argv[1:]
+    try:
+        with _terminable():
+            return _run(arguments)
+    except Error as error:
+        return _say(error, REFUSED)
+    except KeyboardInterrupt as stop:
+        return _say(str(stop) or "stopped; nothing was written", INTERRUPTED)
+    except (Failure, MemoryError, OSError) as error:
+        return _say(failure(error), FAILED)
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):  # how jax says that a device's memory is full
+            raise
+        return _say(failure(MemoryError()), FAILED)
+
+
+def failure(error: Exception) -> str:
+    """Return one line about work that failed."""
+    if isinstance(error, MemoryError):
+        return "out of memory; close other programs, or take smaller pictures or a smaller --tile"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f": {error.filename!r}" if error.filename else "")
+    return str(error) or type(error).__name__
+
+
+def _run(arguments: Sequence[str]) -> int:
+    from n2n.cli import parser
+
+    try:
+        options = parser.make().parse_args(arguments)
+    except SystemExit as end:  # --help and --version
+        return int(end.code or DONE)
+    return _command(options)
+
+
+def _command(options: Any) -> int:
+    import importlib
+
+    return importlib.import_module(f"n2n.cli.{options.module}").run(options)
+
+
+def _say(problem: Any, status: int) -> int:
+    with contextlib.suppress(OSError, ValueError):  # a closed stderr must not hide the status
+        print("n2n:", " ".join(str(problem).splitlines()), file=sys.stderr, flush=True)
+    return status
+
+
+def _hush() -> None:
+    """Keep the chatter of jax, its compiler and OpenCV off the screen, unless asked for."""
+    import warnings
+
+    os.environ.setdefault("JAX_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end the program as Ctrl-C does: files half written are cleaned up, status 130."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        del frame
+        raise KeyboardInterrupt(f"stopped by {signal.Signals(number).name}; nothing was written")
+
+    old = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old)

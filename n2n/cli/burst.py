@@ -1,0 +1,199 @@
+"""`n2n burst`: one clean picture of several noisy ones."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from n2n.cli import jobs, outputs
+from n2n.cli.screen import Screen, interval, shown
+from n2n.types import Burst, Error, Fused, Picture
+
+STEPS = 1500
+
+
+class _Job(NamedTuple):
+    """Hold what was decided before any work."""
+
+    paths: list[Path]
+    reference: int | None
+    out: Path
+    dtype: str
+
+
+def run(options: Any) -> int:
+    """Make the picture; return the status."""
+    screen = Screen(options.quiet, machine=options.json == "-")
+    job = plan(options)
+    device, began = jobs.start(), time.monotonic()
+    burst = registered(screen, job.paths, job.reference, options)
+    _check_reference(job, burst)
+    screen.note(_headline(device, burst, options))
+    show_frames(screen, burst)
+    with jobs.unfinished(job.out):
+        model, fused = _work(screen, burst, job, options)
+        picture = _picture(job)
+        _write(job, fused, picture, options)
+    if not options.keep:
+        from n2n import checkpoints
+
+        checkpoints.remove(job.out)
+    seconds = time.monotonic() - began
+    for line in summary(fused, len(burst.frames)):
+        screen.result(line)
+    screen.result(f"written: {shown(job.out)} ({outputs.bits(job.dtype)} bits)")
+    facts = _facts(job, burst, fused, options)
+    facts |= {"steps": model.card["steps"], "seconds": round(seconds, 1), "device": device}
+    outputs.write_json(options.json, facts)
+    return 0
+
+
+def plan(options: Any) -> _Job:
+    """Find the frames and decide on reference and output; refuse what can be refused now."""
+    from n2n import images
+
+    paths = images.frames_in(options.frames)
+    reference, source = chosen(options.reference, paths)
+    extension = "tif" if options.bits == 32 else "png"
+    out = images.output_path(source, options.out, extension=extension)
+    dtype = outputs.dtype_for(out, options.bits)
+    jobs.check(out, options, paths)
+    outputs.check_json(options.json, overwrite=options.overwrite, sources=[*paths, out])
+    return _Job(paths, reference, out, dtype)
+
+
+def chosen(reference: str | None, paths: list[Path]) -> tuple[int | None, Path]:
+    """Return the index of the frame that `--reference` names, and the file it lies in.
+
+    Raises:
+        Error: no frame has this name or number.
+    """
+    if reference is None:
+        return None, paths[0]
+    if reference.isascii() and reference.isdigit():
+        return _numbered(int(reference), paths)
+    found = [i for i, path in enumerate(paths) if reference in (str(path), path.name, path.stem)]
+    found = found or [i for i, path in enumerate(paths) if outputs.same(Path(reference), path)]
+    if len(found) != 1:
+        many = "several frames have" if found else "no frame has"
+        raise Error(f"--reference {reference!r}: {many} this name; give a number from 1")
+    return found[0], paths[found[0]]
+
+
+def _numbered(number: int, paths: list[Path]) -> tuple[int, Path]:
+    # A single file is a stack, whose pages are counted when it is read.
+    if number < 1 or number > len(paths) > 1:
+        raise Error(f"--reference {number}: the frames have the numbers 1 to {len(paths)}")
+    return number - 1, paths[min(number, len(paths)) - 1]
+
+
+def registered(screen: Screen, paths: list[Path], reference: int | None, options: Any) -> Burst:
+    """Read and register the frames."""
+    import n2n
+
+    with screen.waiting("reading and registering the frames"):
+        return n2n.align(paths, reference=reference, data_range=options.data_range)
+
+
+def _check_reference(job: _Job, burst: Burst) -> None:
+    """Refuse to guess where a stack among several files has moved the numbers of the frames."""
+    if job.reference is None or len(job.paths) == 1:
+        return
+    wanted, got = job.paths[job.reference].name, burst.names[burst.reference]
+    if wanted != got:
+        raise Error(f"--reference: {wanted!r} stands beside a stack; give a stack alone")
+
+
+def show_frames(screen: Screen, burst: Burst) -> None:
+    """Show the list of frames and what is wrong with them."""
+    rows = []
+    for index, (dy, dx) in enumerate(burst.shifts):
+        mark = " (reference)" if index == burst.reference else ""
+        used = f"{100 * float(burst.weights[index].mean()):.0f} %"
+        rows.append((shown(burst.names[index]) + mark, f"{dy:+.1f}", f"{dx:+.1f}", used))
+    screen.table(("frame", "down px", "right px", "used"), rows)
+    for sentence in burst.checks:
+        screen.result(sentence)
+
+
+def summary(fused: Fused, count: int) -> list[str]:
+    """Say in two sentences how good the picture is."""
+    if fused.score is None or fused.before is None or fused.gain is None:
+        return ["too small or too clipped to measure its quality without a clean picture"]
+    seen = "single frames" if count == 2 else f"{count - 2} of the {count} frames"
+    lines = [
+        f"quality: at least {interval(fused.score)}, measured without a clean picture on {seen}; "
+        f"their {'own' if count == 2 else 'mean has'} {interval(fused.before)}",
+        f"gain: {interval(fused.gain)}",
+    ]
+    if count < fused.frames < 1e6:
+        lines[1] += f"; as good as the mean of {fused.frames:.0f} frames"
+    return lines
+
+
+def _headline(device: str, burst: Burst, options: Any) -> str:
+    count, height, width = burst.frames.shape[:3]
+    megapixels = (count // 2 + 1) * height * width / 1e6
+    steps = options.steps or STEPS
+    seconds = jobs.plan_seconds(steps, megapixels, minutes=options.minutes)
+    length = jobs.plan_text(steps, seconds, options.minutes)
+    return f"n2n burst: {device}, {count} frames of {width} x {height}, {length}"
+
+
+def _work(screen: Screen, burst: Burst, job: _Job, options: Any) -> tuple[Any, Fused]:
+    """Train on the burst and apply the model to it."""
+    import n2n
+
+    outputs.prepare_folder(job.out, options.out)
+    with screen.training() as progress:
+        model = n2n.fit(
+            burst,
+            steps=options.steps,
+            minutes=options.minutes,
+            seed=options.seed,
+            out=job.out,
+            resume=options.resume,
+            overwrite=True,
+            progress=progress or False,
+        )
+    with screen.counting("tiles") as progress:
+        return model, model.fuse(burst, seed=options.seed, progress=progress)
+
+
+def _picture(job: _Job) -> Picture:
+    """Read the reference once more, for its EXIF, profile and alpha."""
+    from n2n import images
+
+    index = job.reference or 0
+    if len(job.paths) == 1:
+        return images.read_pages(job.paths[0])[index]
+    return images.read_pages(job.paths[index])[0]
+
+
+def _write(job: _Job, fused: Fused, picture: Picture, options: Any) -> None:
+    from n2n import images
+
+    # In the frames' own depth their own units are kept; another depth has its own white.
+    given = picture.array.dtype
+    own = given == job.dtype or (given.kind == "f" and job.dtype == "float32")
+    array = images.from_float(fused.image, job.dtype, options.data_range if own else None)
+    images.write(job.out, array, like=picture, overwrite=options.overwrite or options.resume)
+
+
+def _facts(job: _Job, burst: Burst, fused: Fused, options: Any) -> dict[str, Any]:
+    """Return what `--json` tells of the burst and its picture."""
+    return {
+        "out": str(job.out),
+        "bits": outputs.bits(job.dtype),
+        "size": list(burst.frames.shape[1:]),
+        "reference": burst.names[burst.reference],
+        "frames": list(fused.table),
+        "checks": list(burst.checks),
+        "score": fused.score,
+        "before": fused.before,
+        "gain": fused.gain,
+        "equivalent_frames": fused.frames,
+        "seed": options.seed,
+        "versions": jobs.versions(),
+    }

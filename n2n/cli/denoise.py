@@ -1,0 +1,99 @@
+"""`n2n denoise`: pictures one by one, with trained weights."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import n2n.cli
+from n2n.cli import outputs
+from n2n.cli.screen import Screen, shown
+from n2n.types import Error, Failure
+
+
+def run(options: Any) -> int:
+    """Denoise all pictures; one that fails does not stop the others. Return the worst status."""
+    from n2n import devices
+    from n2n.denoiser import load_model
+
+    screen = Screen(options.quiet)
+    sources, statuses = _sources(screen, options.images)
+    targets = _targets(sources, options)
+    devices.enable_cache()
+    model = load_model(options.model) if sources else None
+    for source, target in zip(sources, targets, strict=True):
+        statuses.append(_guarded(screen, _one, screen, model, source, target, sources, options))
+    # What failed at work outweighs what was refused.
+    return min(filter(None, statuses), default=0)
+
+
+def _sources(screen: Screen, given: list[str]) -> tuple[list[Path], list[int]]:
+    """Return all pictures, each once, and the status of each argument."""
+    from n2n import images
+
+    found: dict[Path, None] = {}
+    statuses = [
+        _guarded(screen, lambda path=path: found.update(dict.fromkeys(images.frames_in(path))))
+        for path in given
+    ]
+    return list(found), statuses
+
+
+def _targets(sources: list[Path], options: Any) -> list[Path]:
+    """Return where each picture's result goes.
+
+    Raises:
+        Error: two results would be one file.
+    """
+    from n2n import images
+
+    several = len(options.images) > 1 or len(sources) > 1
+    targets = [images.output_path(path, options.out, several=several) for path in sources]
+    seen: dict[str, Path] = {}
+    for source, target in zip(sources, targets, strict=True):
+        other = seen.setdefault(os.path.realpath(target), source)
+        if other is not source:
+            raise Error(
+                f"{outputs.quoted(other)} and {outputs.quoted(source)} would both become "
+                f"{outputs.quoted(target)}; denoise them one by one, with -o"
+            )
+    return targets
+
+
+def _guarded(screen: Screen, work: Any, *arguments: Any) -> int:
+    """Do work on one picture; what goes wrong becomes one line and a status."""
+    try:
+        work(*arguments)
+    except Error as error:
+        screen.problem(f"n2n: {error}")
+        return n2n.cli.REFUSED
+    except (Failure, MemoryError, OSError) as error:
+        screen.problem(f"n2n: {n2n.cli.failure(error)}")
+        return n2n.cli.FAILED
+    return n2n.cli.DONE
+
+
+def _one(
+    screen: Screen, model: Any, source: Path, target: Path, sources: list[Path], options: Any
+) -> None:
+    """Denoise one picture."""
+    from n2n import images
+
+    outputs.check(target, overwrite=options.overwrite, sources=sources)
+    outputs.check_folder(target, options.out)
+    picture = images.read(source)
+    with screen.counting(shown(source.name)) as progress:
+        array = model.denoise(
+            picture.array,
+            strength=options.strength,
+            data_range=options.data_range,
+            tile=options.tile,
+            progress=progress or False,
+        )
+    dtype = outputs.nearest_dtype(target, array.dtype)
+    if dtype != str(array.dtype):
+        array = images.from_float(images.to_float(array, options.data_range), dtype)
+    outputs.prepare_folder(target, options.out)
+    images.write(target, array, like=picture, overwrite=options.overwrite)
+    screen.result(f"{shown(source)} -> {shown(target)}")

@@ -1,0 +1,335 @@
+"""The commands and their options; argparse alone, every mistake one line."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from n2n.types import Error
+
+_EXAMPLES = """\
+examples:
+  n2n demo                               see it work, without a picture of your own
+  n2n burst IMG_*.jpg                    one clean picture of several noisy ones
+  n2n denoise photo.png -o clean/        one picture at a time, with trained weights
+  n2n train --clean photos/ --corrupt gaussian:0-50 -o mine.safetensors
+  n2n evaluate --clean photos/ --corrupt gaussian:25 --model mine.safetensors
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Say what is wrong in one line instead of printing the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        command = self.prog.removeprefix("n2n").strip()
+        where = f"{command}: " if command else ""
+        raise Error(f"{where}{message}; see {self.prog} --help")
+
+
+def make() -> argparse.ArgumentParser:
+    """Make the parser of the whole command line."""
+    parser = _Parser(
+        prog="n2n",
+        description="Denoise photographs with networks that learn from noisy pictures alone.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, help="print the versions and the device, and end"
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for add in (_demo, _burst, _denoise, _train, _evaluate, _inspect):
+        add(commands)
+    return parser
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: Any, *_: Any) -> None:
+        import platform
+
+        import jax
+
+        from n2n import __version__, devices
+
+        print(f"n2n {__version__}\njax {jax.__version__}\nPython {platform.python_version()}")
+        print(devices.describe())
+        parser.exit()
+
+
+def _add(commands: Any, name: str, module: str, text: str) -> argparse.ArgumentParser:
+    """Add a command with the options that all commands have."""
+    command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    command.set_defaults(module=module)
+    every = command.add_argument_group("options of every command")
+    every.add_argument("--overwrite", action="store_true", help="replace results that exist")
+    every.add_argument("--quiet", action="store_true", help="show no progress")
+    every.add_argument(
+        "--seed",
+        type=_seed,
+        default=0,
+        metavar="N",
+        help="everything random follows from it (default: %(default)s)",
+    )
+    every.add_argument(
+        "--data-range",
+        type=_data_range,
+        metavar="LOW,HIGH",
+        help="the values of black and white, where the files do not say: 0,4095 for 12 bits in a "
+        "16-bit file (write --data-range=-1,1 where LOW is negative)",
+    )
+    return command
+
+
+def _demo(commands: Any) -> None:
+    text = "Simulate a hand-held burst, make one picture of it, and compare with the truth."
+    command = _add(commands, "demo", "demo", text)
+    command.add_argument(
+        "-o",
+        "--out",
+        default="n2n-demo",
+        metavar="DIR",
+        help="folder for the pictures (default: %(default)s)",
+    )
+    command.add_argument(
+        "--quick", action="store_true", help="half a minute instead of four, at lower quality"
+    )
+
+
+def _burst(commands: Any) -> None:
+    text = "Make one clean picture of several noisy pictures of the same scene."
+    command = _add(commands, "burst", "burst", text)
+    command.add_argument(
+        "frames", nargs="+", metavar="FRAMES", help="pictures, a folder of them, or a TIFF stack"
+    )
+    _out(command, "picture to write, or a folder for it; <reference>-n2n.png if not given")
+    command.add_argument(
+        "--reference",
+        metavar="F",
+        help="the frame whose framing and exposure the picture gets: its file name, or its number "
+        "from 1 (default: the first)",
+    )
+    _length(command, "1500")
+    command.add_argument(
+        "--bits",
+        type=int,
+        choices=(8, 16, 32),
+        help="depth of the picture; 32 are floats in a TIFF (default: 16 where the format can)",
+    )
+    _json(command)
+    _run_flags(command)
+
+
+def _denoise(commands: Any) -> None:
+    text = "Denoise pictures one by one with trained weights."
+    command = _add(commands, "denoise", "denoise", text)
+    command.add_argument("images", nargs="+", metavar="IMAGES", help="pictures, or folders of them")
+    _out(command, "picture to write, or a folder; beside each picture as <name>-n2n if not given")
+    _model(command)
+    command.add_argument(
+        "--strength",
+        type=_share,
+        default=1.0,
+        metavar="0..1",
+        help="share of the noise to take away (default: all of it)",
+    )
+    command.add_argument(
+        "--tile",
+        type=_whole,
+        metavar="N",
+        help="side in pixels of the pieces worked on; smaller takes less memory (default: chosen)",
+    )
+
+
+def _train(commands: Any) -> None:
+    text = "Train a model on noisy pictures, or on clean ones that are made noisy."
+    command = _add(commands, "train", "train", text)
+    data = command.add_mutually_exclusive_group(required=True)
+    data.add_argument(
+        "--pairs",
+        nargs=2,
+        metavar=("A", "B"),
+        help="two folders of noisy pictures of the same scenes, matched by name",
+    )
+    data.add_argument(
+        "--bursts", metavar="DIR", help="a folder of bursts, one in each folder inside it"
+    )
+    data.add_argument("--clean", metavar="DIR", help="clean pictures, to be made noisy")
+    _corrupt(command)
+    command.add_argument(
+        "--target",
+        metavar="SPEC|clean",
+        help="what the targets suffer, if something else than --corrupt; clean: nothing",
+    )
+    _out(command, "the model to write, a .safetensors file", required=True)
+    _network(command)
+    _length(command, "10000, for bursts 1500")
+    _optimizer(command)
+    _run_flags(command)
+
+
+def _network(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--network",
+        metavar="NAME",
+        help="default, unet (the paper's) or red30 (default: that of --init, else default)",
+    )
+    command.add_argument(
+        "--init", metavar="MODEL", help="weights to start from: a file, or a name of n2n's own"
+    )
+    command.add_argument(
+        "--loss",
+        choices=("l2", "l1", "l0", "hdr"),
+        help="l2 seeks the mean of the noisy values, l1 the median, l0 the commonest; hdr is l2 "
+        "for linear light without limit (default: l2)",
+    )
+    command.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="what the network computes in (default: %(default)s)",
+    )
+
+
+def _optimizer(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--batch",
+        type=_whole,
+        default=8,
+        metavar="N",
+        help="crops in a step (default: %(default)s)",
+    )
+    command.add_argument(
+        "--crop",
+        type=_whole,
+        default=64,
+        metavar="N",
+        help="side of a crop in pixels (default: %(default)s)",
+    )
+    command.add_argument(
+        "--learning-rate",
+        type=_positive,
+        default=1e-3,
+        metavar="X",
+        help="how far a step goes before the rate falls (default: %(default)s)",
+    )
+
+
+def _evaluate(commands: Any) -> None:
+    text = "Measure a model on pictures whose clean version is known."
+    command = _add(commands, "evaluate", "evaluate", text)
+    data = command.add_mutually_exclusive_group(required=True)
+    data.add_argument("--clean", metavar="DIR", help="clean pictures, to be made noisy")
+    data.add_argument("--input", metavar="DIR", help="noisy pictures; also give --reference")
+    _corrupt(command)
+    command.add_argument(
+        "--reference", metavar="DIR", help="the clean pictures of --input, of the same names"
+    )
+    _model(command)
+    command.add_argument(
+        "--repeat",
+        type=_whole,
+        default=1,
+        metavar="N",
+        help="draws of the noise for each picture (default: %(default)s)",
+    )
+    _json(command)
+
+
+def _inspect(commands: Any) -> None:
+    text = "Show how the frames of a burst fit together, or what a model is."
+    command = _add(commands, "inspect", "inspection", text)
+    command.add_argument(
+        "paths", nargs="+", metavar="FRAMES|MODEL", help="frames as for burst, or a model"
+    )
+
+
+def _out(command: argparse.ArgumentParser, text: str, required: bool = False) -> None:
+    command.add_argument("-o", "--out", metavar="OUT", required=required, help=text)
+
+
+def _model(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--model",
+        metavar="M",
+        help="a .safetensors file, or a name of n2n's own weights (default: those in the package)",
+    )
+
+
+def _corrupt(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--corrupt",
+        "--noise",
+        metavar="SPEC",
+        help="what the clean pictures suffer: gaussian:25, gaussian:0-50, poisson:30, "
+        "bernoulli:0.5, impulse:0.7, text:0.25, brown:25,4, or several joined by +",
+    )
+
+
+def _length(command: argparse.ArgumentParser, steps: str) -> None:
+    length = command.add_mutually_exclusive_group()
+    length.add_argument(
+        "--steps", type=_whole, metavar="N", help=f"training steps (default: {steps})"
+    )
+    length.add_argument(
+        "--minutes", type=_positive, metavar="T", help="train for this time instead"
+    )
+
+
+def _json(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--json", metavar="FILE|-", help="write all results as JSON, to a file or to stdout (-)"
+    )
+
+
+def _run_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on where an interrupted run stopped, or start if there is none",
+    )
+    command.add_argument(
+        "--keep", action="store_true", help="keep OUT.run/ (state and log) after the end"
+    )
+
+
+def _whole(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) < 2**32):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 4294967295")
+    return int(text)
+
+
+def _positive(text: str) -> float:
+    value = _number(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def _share(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value
+
+
+def _data_range(text: str) -> tuple[float, float]:
+    values: Sequence[float] = [_number(word) for word in text.split(",")]
+    if len(values) != 2 or not -math.inf < values[0] < values[1] < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not LOW,HIGH with LOW below HIGH")
+    return values[0], values[1]
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

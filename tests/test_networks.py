@@ -1,0 +1,332 @@
+"""Networks against the paper's table, an independent reference in numpy, and their own halo."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from n2n import networks
+from n2n.networks import RED30, UNet
+from n2n.types import Error
+
+TINY = UNet(3, 3, width=3)
+
+
+def count(config) -> int:
+    shapes = jax.eval_shape(networks.build(config).init, jax.random.key(0))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+
+
+def random_params(network, seed: int = 0, scale: float = 1.0):
+    """Return parameters drawn in numpy, biases too: no layer may hide behind a zero."""
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+
+    def draw(leaf):
+        size = scale / math.sqrt(math.prod(leaf.shape[:-1]) if len(leaf.shape) == 4 else 16)
+        return (rng.standard_normal(leaf.shape) * size * 1.4).astype(np.float32)
+
+    return jax.tree.map(draw, shapes)
+
+
+def ones(network):
+    """Return kernels of ones and biases of zero: what can be reached is reached, visibly."""
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    return jax.tree.map(
+        lambda leaf: np.full(leaf.shape, float(len(leaf.shape) == 4), np.float32), shapes
+    )
+
+
+# The paper's table ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "inputs, outputs, parameters", [(3, 3, 991_203), (1, 1, 988_609), (9, 3, 997_251)]
+)
+def test_unet_has_the_papers_parameters(inputs: int, outputs: int, parameters: int) -> None:
+    assert count(UNet(inputs, outputs)) == parameters  # reference 1.1, computed from the table
+
+
+def test_red30_has_its_parameters() -> None:
+    # 28 inner convolutions 128 -> 128, one 3 -> 128, one 128 -> 3, with biases: 4.14 M.
+    assert count(RED30()) == 28 * (9 * 128 * 128 + 128) + 9 * 3 * 128 + 128 + 9 * 128 * 3 + 3
+    assert round(count(RED30()) / 1e6, 2) == 4.14
+
+
+def test_initialisation_is_untruncated_he() -> None:
+    params = jax.jit(networks.build(UNet(3, 3, width=16)).init)(jax.random.key(1))
+    layers = [(part, i) for part in ("encoder", "decoder", "head") for i in params[part]]
+    assert len(layers) == 18
+    largest = 0.0
+    for part, i in layers:
+        kernel, bias = (np.asarray(params[part][i][name]) for name in ("kernel", "bias"))
+        gain = 1.0 if (part, i) == ("head", 2) else math.sqrt(2)
+        wanted = gain / math.sqrt(9 * kernel.shape[2])
+        # Standard errors over n draws: 1 / sqrt(2 n) of the deviation, 1 / sqrt(n) of the mean.
+        assert abs(kernel.std() / wanted - 1) < 5 / math.sqrt(2 * kernel.size)
+        assert abs(kernel.mean() / wanted) < 5 / math.sqrt(kernel.size)
+        assert not bias.any()
+        largest = max(largest, float(np.abs(kernel / wanted).max()))
+    assert largest > 3  # of 63,000 draws 170 lie beyond 3; truncated at 2, none
+
+
+@pytest.mark.parametrize("config", [UNet(3, 3, 16, residual=True), RED30(3, 3, 16)])
+def test_a_residual_network_starts_near_the_identity(config) -> None:
+    network = networks.build(config)
+    params = jax.jit(network.init)(jax.random.key(2))
+    last = params["head"][2] if isinstance(config, UNet) else params["layers"][29]
+    kernel = np.asarray(last["kernel"])
+    deviation = 0.1 / math.sqrt(9 * kernel.shape[2])
+    assert abs(kernel.std() / deviation - 1) < 5 / math.sqrt(2 * kernel.size)
+    x = np.random.default_rng(0).random((1, 32, 32, 3), np.float32)
+    out = np.asarray(jax.jit(network.apply)(params, x))
+    assert 0 < np.abs(out - x).mean() < 0.1
+
+
+def test_init_follows_its_key() -> None:
+    network = networks.build(TINY)
+    first, again, other = (jax.jit(network.init)(jax.random.key(seed)) for seed in (3, 3, 4))
+    assert all(map(np.array_equal, jax.tree.leaves(first), jax.tree.leaves(again)))
+    assert not np.array_equal(first["encoder"][0]["kernel"], other["encoder"][0]["kernel"])
+    assert not np.array_equal(first["encoder"][1]["kernel"], first["encoder"][2]["kernel"])
+
+
+# An independent reference, from reference 1.1 alone ------------------------------------------------
+
+
+def conv(x: np.ndarray, layer) -> np.ndarray:
+    height, width = x.shape[:2]
+    wide = np.pad(x, [(1, 1), (1, 1), (0, 0)])
+    out = np.zeros((height, width, layer["kernel"].shape[-1])) + layer["bias"]
+    for dy in range(3):
+        for dx in range(3):
+            window = wide[dy : dy + height, dx : dx + width]
+            out += window @ np.asarray(layer["kernel"][dy, dx], np.float64)
+    return out
+
+
+def leaky(x: np.ndarray) -> np.ndarray:
+    return np.where(x > 0, x, 0.1 * x)
+
+
+def pool(x: np.ndarray) -> np.ndarray:
+    return np.max([x[i::2, j::2] for i in (0, 1) for j in (0, 1)], axis=0)
+
+
+def nearest(x: np.ndarray) -> np.ndarray:
+    return x.repeat(2, axis=0).repeat(2, axis=1)
+
+
+def unet_by_the_book(x: np.ndarray, params) -> np.ndarray:
+    """Return the paper's table 2 for one picture H,W,C in [-0.5, 0.5]."""
+    enc, dec, head = params["encoder"], params["decoder"], params["head"]
+    pool1 = pool(leaky(conv(leaky(conv(x, enc[0])), enc[1])))
+    pool2 = pool(leaky(conv(pool1, enc[2])))
+    pool3 = pool(leaky(conv(pool2, enc[3])))
+    pool4 = pool(leaky(conv(pool3, enc[4])))
+    pool5 = pool(leaky(conv(pool4, enc[5])))
+    up = nearest(leaky(conv(pool5, enc[6])))
+    for index, skip in enumerate([pool4, pool3, pool2, pool1]):
+        up = np.concatenate([up, skip], axis=-1)
+        up = leaky(conv(leaky(conv(up, dec[2 * index])), dec[2 * index + 1]))
+        up = nearest(up)
+    up = np.concatenate([up, x], axis=-1)
+    return conv(leaky(conv(leaky(conv(up, head[0])), head[1])), head[2])
+
+
+def red30_by_the_book(x: np.ndarray, params) -> np.ndarray:
+    """Return Mao et al. 2016: 15 + 15 layers, a skip every second one, less the input's skip."""
+    layers = params["layers"]
+    outputs = {0: x}
+    for index in range(1, 16):
+        outputs[index] = np.maximum(conv(outputs[index - 1], layers[index - 1]), 0)
+    x = outputs[15]
+    for index in range(1, 15):
+        x = conv(x, layers[14 + index])
+        if index % 2:  # deconvolution 1 meets convolution 14, 3 meets 12, .. 13 meets 2
+            x = x + outputs[15 - index]
+        x = np.maximum(x, 0)
+    return conv(x, layers[29])
+
+
+@pytest.mark.parametrize(
+    "config", [TINY, UNet(5, 3, width=3, residual=True)], ids=["paper", "residual"]
+)
+def test_unet_equals_the_reference(config: UNet) -> None:
+    network = networks.build(config)
+    params = random_params(network)
+    x = np.random.default_rng(1).random((2, 64, 32, config.inputs), np.float32)
+    out = np.asarray(jax.jit(network.apply)(params, x))
+    for given, got in zip(x.astype(np.float64), out, strict=True):
+        shifted = given - np.where(np.arange(config.inputs) < config.outputs, 0.5, 0.0)
+        wanted = unet_by_the_book(shifted, params)
+        assert wanted.std() > 0.05  # the comparison is about something
+        wanted = given[..., :3] - wanted if config.residual else wanted + 0.5
+        # 18 layers of float32, a sum of 100 products each: far below 1e-5 of the largest value.
+        np.testing.assert_allclose(got, wanted, atol=1e-5 * max(1, np.abs(wanted).max()))
+
+
+def test_red30_equals_the_reference() -> None:
+    network = networks.build(RED30(3, 3, width=4))
+    params = random_params(network)
+    x = np.random.default_rng(1).random((1, 12, 9, 3), np.float32)
+    wanted = red30_by_the_book(x[0].astype(np.float64) - 0.5, params)
+    assert wanted.std() > 0.05
+    out = np.asarray(jax.jit(network.apply)(params, x))[0]
+    np.testing.assert_allclose(out, x[0] - wanted, atol=1e-5 * max(1, np.abs(wanted).max()))
+
+
+# Channels and precision --------------------------------------------------------------------------
+
+
+def test_missing_inputs_are_zeros() -> None:
+    network = networks.build(UNet(4, 3, width=3, residual=True))
+    params = random_params(network)
+    x = np.random.default_rng(0).random((1, 32, 32, 3), np.float32)
+    zeros, ones = np.zeros((1, 32, 32, 1), np.float32), np.ones((1, 32, 32, 1), np.float32)
+    blind = np.asarray(network.apply(params, x))
+    told = np.asarray(network.apply(params, np.concatenate([x, zeros], -1)))
+    other = np.asarray(network.apply(params, np.concatenate([x, ones], -1)))
+    assert np.array_equal(blind, told)
+    assert np.abs(blind - other).max() > 1e-3
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_other_channel_counts_are_refused(channels: int) -> None:
+    network = networks.build(UNet(4, 3, width=3))
+    params = jax.eval_shape(network.init, jax.random.key(0))
+    with pytest.raises(Error, match=f"input has {channels} channels; this network reads 4"):
+        jax.eval_shape(network.apply, params, jnp.zeros((1, 32, 32, channels)))
+
+
+def test_bfloat16_stays_near_float32() -> None:
+    config = UNet(3, 3, width=4, residual=True)
+    exact, coarse = networks.build(config), networks.build(config, "bfloat16")
+    params = random_params(exact, scale=0.7)
+    x = np.random.default_rng(0).random((1, 32, 32, 3), np.float32)
+    one, other = (np.asarray(jax.jit(n.apply)(params, x)) for n in (exact, coarse))
+    assert other.dtype == np.float32
+    shapes = jax.eval_shape(coarse.init, jax.random.key(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
+    # 8 significant bits, 2^-9 of the value in each of 18 layers, which add up like a random walk
+    # or in the worst case in line: 4e-2 of the layers' output.
+    change = np.abs(one - x).max()
+    assert 0 < np.abs(one - other).max() < 18 * 2**-9 * max(1, change)
+
+
+def test_the_context_is_not_used() -> None:
+    network = networks.build(TINY)
+    params = random_params(network)
+    x = jnp.full((1, 32, 32, 3), 0.3)
+    assert np.array_equal(network.apply(params, x), network.apply(params, x, {"flow": x}))
+
+
+# Halo and lattice --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_unet_reaches_as_far_as_its_halo_and_no_farther(axis: int) -> None:
+    network = networks.build(UNet(1, 1, width=2))
+    assert (network.halo, network.lattice) == (128, 32)
+    # Half grey is 0 inside the network, so that what an impulse reaches is what is not half grey.
+    first = 160  # the cell 160..191 of a line of 352
+    distances = [127, 128, 129, 150]
+    x = np.full((8, 352, 352, 1), 0.5, np.float32)
+    for index, distance in enumerate(distances):
+        for side, place in enumerate((first - distance, first + 31 + distance)):
+            at = (place, 176) if axis == 1 else (176, place)
+            x[2 * index + side][at] += 1
+    out = np.asarray(jax.jit(network.apply)(ones(network), x))
+    cell = np.take(out, range(first, first + 32), axis=axis)
+    reached = (cell != 0.5).any(axis=(1, 2, 3)).reshape(4, 2)
+    assert reached.tolist() == [[True, True], [True, True], [False, False], [False, False]]
+
+
+def test_unet_is_equivariant_by_its_lattice_alone() -> None:
+    network = networks.build(UNet(1, 1, width=2))
+    params = random_params(network, 3)
+    x = np.random.default_rng(0).random((1, 352, 384, 1), np.float32)
+    run = jax.jit(network.apply)
+    middle = np.asarray(run(params, x[:, :, :352]))[:, 128:-128, 128:-128]
+    moved = np.asarray(run(params, x[:, :, 32:]))[:, 128:-128, 96:-160]
+    # 7e-7 is what sums in another order cost here; a halo of 96 px would be off by 1e-2 or so.
+    np.testing.assert_allclose(middle, moved, atol=1e-6 * max(1, np.abs(middle).max()))
+    off = np.asarray(run(params, x[:, :, 16:368]))[:, 128:-128, 112:-144]
+    assert np.abs(off - middle).max() > 1e-4
+
+
+def test_red30_reaches_thirty_pixels() -> None:
+    network = networks.build(RED30(1, 1, width=2))
+    assert (network.halo, network.lattice) == (30, 1)
+    x = np.full((1, 71, 71, 1), 0.5, np.float32)
+    x[0, 35, 35] += 1
+    # Ones would overflow 30 layers of two channels; a ninth of them keeps the sum, and the least
+    # path, 9^-30 of the impulse, is seen where the skip of the input does not cover it.
+    params = jax.tree.map(lambda leaf: leaf / 2, ones(network))
+    out = np.asarray(jax.jit(network.apply)(params, x))[0, :, :, 0]
+    rows, columns = np.nonzero(out != 0.5)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (5, 65, 5, 65)
+
+
+# Configurations ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", [TINY, UNet(4, 3, 2, residual=True), RED30(2, 1, 2)])
+def test_configurations_go_through_json(config) -> None:
+    network = networks.build(config)
+    again = json.loads(json.dumps(network.config))
+    assert networks.parse(again) == config
+    assert networks.build(again) is network
+    assert network.channels == (config.inputs, config.outputs)
+
+
+def test_equal_configurations_are_one_object() -> None:
+    assert networks.build(UNet(3, 3, width=3)) is networks.build(dataclasses.replace(TINY))
+    assert networks.build(TINY) is not networks.build(UNet(3, 3, width=2))
+    assert networks.build(TINY) is not networks.build(TINY, "bfloat16")
+    assert networks.build(TINY).config == networks.build(TINY, "bfloat16").config
+
+
+def test_names() -> None:
+    assert networks.named("unet", 3, 3) == UNet()
+    assert networks.named("red30", 1, 1) == RED30(1, 1)
+    assert networks.named("default", 3, 3) == UNet(4, 3, width=32, residual=True)
+    assert networks.named("default", 9, 3) == UNet(9, 3, width=32, residual=True)
+    with pytest.raises(Error, match="network is 'vgg'; known are default, unet, red30"):
+        networks.named("vgg", 3, 3)
+
+
+def test_known_tells_foreign_configurations() -> None:
+    assert networks.known({"kind": "unet"})
+    assert not networks.known({"kind": "mine"}) and not networks.known({})
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ({"kind": "vgg"}, "network kind is 'vgg'; known are unet, red30"),
+        ({}, "network kind is None"),
+        ({"kind": "unet", "depth": 3}, "fields \\['depth'\\]; unet knows inputs, outputs, width"),
+        (UNet(width=0), "network width is 0; it must be a whole number from 1 to 1024"),
+        (UNet(width=2.5), "network width is 2.5"),  # type: ignore[arg-type]
+        (UNet(width=True), "network width is True"),
+        (RED30(inputs=-1), "network inputs is -1"),
+        ({"kind": "unet", "outputs": 2000}, "network outputs is 2000"),
+        (UNet(1, 3, residual=True), "network reads 1 channels and writes 3"),
+        (RED30(1, 3), "at least as many as it writes"),
+    ],
+)
+def test_bad_configurations_are_refused(config, message: str) -> None:
+    with pytest.raises(Error, match=message):
+        networks.build(config)
+
+
+def test_bad_precision_is_refused() -> None:
+    with pytest.raises(Error, match="precision is 'half'; it must be float32 or bfloat16"):
+        networks.build(TINY, "half")
