@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -105,7 +106,12 @@ def _add(x: Any, skip: Any) -> Any:
 
 def _conv(inputs: int, outputs: int, gain: float, dtype: Any, rngs: nnx.Rngs) -> nnx.Conv:
     """Make a 3x3 convolution, weights N(0, gain^2 / fan_in), untruncated, biases 0."""
-    start = nnx.initializers.variance_scaling(gain**2, "fan_in", "normal")
+
+    def start(key: jax.Array, shape: tuple[int, ...], kind: Any) -> jax.Array:
+        # Drawn flat: the same numbers, but XLA compiles a draw of four axes seven times slower.
+        drawn = jax.random.normal(key, (math.prod(shape),), kind)
+        return (gain / math.sqrt(9 * inputs) * drawn).reshape(shape)
+
     return nnx.Conv(inputs, outputs, (3, 3), kernel_init=start, dtype=dtype, rngs=rngs)
 
 

@@ -69,6 +69,8 @@ def breaches(module: str, text: str) -> list[str]:
             bad.append(name)
         if top != "n2n" or rest == ["__version__"] or (rest and rest[0] == module):
             continue
+        if not rest and module == "cli":  # the top floor may use the public names as users do
+            continue
         if not rest or rest[0] not in FLOOR or FLOOR[rest[0]] >= FLOOR[module]:
             bad.append(name)
     return sorted(bad)

@@ -139,14 +139,15 @@ def correlated(stack: np.ndarray, weights: np.ndarray, names: tuple[str, ...]) -
     design = np.zeros((len(pairs), len(bands)))
     for row, pair in enumerate(pairs):
         design[row, list(pair)] = 1
-    sums = design @ np.linalg.lstsq(design, spread, rcond=None)[0]
-    shared = 1 - spread / np.maximum(sums, 1e-20)
-    worst = int(np.argmax(shared))
-    if shared[worst] < 0.1:
+    worst = int(np.argmin(spread - design @ np.linalg.lstsq(design, spread, rcond=None)[0]))
+    others = np.arange(len(pairs)) != worst
+    alone = design[worst] @ np.linalg.lstsq(design[others], spread[others], rcond=None)[0]
+    shared = float(1 - spread[worst] / max(alone, 1e-20))
+    if shared < 0.1:
         return []
     i, j = pairs[worst]
-    text = f"The noise of {names[i]} and {names[j]} is alike (correlation {shared[worst]:.2f})"
-    return [(60 + shared[worst], f"{text}: frames need noise of their own; it will not go away.")]
+    text = f"The noise of {names[i]} and {names[j]} is alike (correlation {shared:.2f})"
+    return [(60 + shared, f"{text}: frames need noise of their own; it will not go away.")]
 
 
 def _noise(frame: np.ndarray) -> np.ndarray:

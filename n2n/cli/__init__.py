@@ -54,11 +54,12 @@ def failure(error: Exception) -> str:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    from n2n.cli import parser
+    from n2n.cli import parser, screen
 
     try:
         options = parser.make().parse_args(arguments)
     except SystemExit as end:  # --help and --version
+        screen.write("", end="")
         return int(end.code or DONE)
     return _command(options)
 

@@ -162,14 +162,14 @@ def shown(name: Any) -> str:
     return text if text.isprintable() else repr(text)
 
 
-def write(text: str) -> None:
+def write(text: str, end: str = "\n") -> None:
     """Write lines to stdout; a reader that has gone (`| head`) does not stop the work."""
     out = sys.stdout
     if out is None:
         return
     encoding = getattr(out, "encoding", None) or "utf-8"
     try:
-        out.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        out.write(text.encode(encoding, "backslashreplace").decode(encoding) + end)
         out.flush()
     except OSError as error:
         _abandon(out)

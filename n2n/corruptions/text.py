@@ -86,62 +86,69 @@ def _letter(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, letter: str) -> 
 def _overlay(key: Array, clean: Array, wanted: Array) -> Array:
     """Write strings over the picture until `wanted` pixels are covered."""
     letters = atlas()
-    rows, channels = letters.alpha.shape[1], clean.shape[2]
-    # A margin as large as a string lets it be cut off by the border; nothing is drawn there. The
-    # last channel says what is covered.
-    margin = ((rows, rows), (_COLUMNS, _COLUMNS), (0, 1))
+    channels = clean.shape[2]
+    area = jnp.array(clean.shape[:2])
+    # The window that is worked on: as large as a string, or as the picture if that is smaller.
+    window = (min(letters.alpha.shape[1], clean.shape[0]), min(_COLUMNS, clean.shape[1]))
 
     def write(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         number, canvas, covered = state
         # One draw for all: every call of jax.random costs half a second of compilation.
         chance = jax.random.uniform(jax.random.fold_in(key, number), (4 + _LONGEST + channels,))
-        alpha, size = _string(chance[2 : 4 + _LONGEST], letters)
-        corner, inside = _place(chance[:2], clean.shape, alpha.shape, size)
-        start = (*(corner + jnp.array([rows, _COLUMNS])), 0)
-        below = lax.dynamic_slice(canvas, start, (*alpha.shape, canvas.shape[2]))
-        alpha = alpha * inside
+        text = _string(chance[2 : 4 + _LONGEST], letters)
+        # Uniform over all places that touch the picture, so that no pixel is favoured.
+        corner = _pick(chance[:2], 1 - text.area, area)
+        start = jnp.clip(corner, 0, area - jnp.array(window))
+        alpha = _opacity(text, letters, start - corner, window)
+        below = lax.dynamic_slice(canvas, (*start, 0), (*window, channels + 1))
         gained = ((alpha > 0) & (below[..., -1] == 0)).sum(0)
         enough = covered + jnp.cumsum(gained) - gained >= wanted
         alpha = jnp.where(enough, 0.0, alpha)[..., None]
-        picture_part = below[..., :-1] + alpha * (chance[-channels:] - below[..., :-1])
-        above = jnp.concatenate([picture_part, jnp.maximum(below[..., -1:], alpha > 0)], -1)
+        mixed = below[..., :-1] + alpha * (chance[-channels:] - below[..., :-1])
+        above = jnp.concatenate([mixed, jnp.maximum(below[..., -1:], alpha > 0)], -1)
         covered = covered + jnp.where(enough, 0, gained).sum()
-        return number + 1, lax.dynamic_update_slice(canvas, above, start), covered
+        return number + 1, lax.dynamic_update_slice(canvas, above, (*start, 0)), covered
 
-    state = (jnp.int32(0), jnp.pad(clean, margin), jnp.int32(0))
+    # The last channel of the canvas says what is covered.
+    state = (jnp.int32(0), jnp.pad(clean, ((0, 0), (0, 0), (0, 1))), jnp.int32(0))
     _, canvas, _ = lax.while_loop(lambda state: state[2] < wanted, write, state)
-    return canvas[rows:-rows, _COLUMNS:-_COLUMNS, :-1]
+    return canvas[..., :-1]
 
 
-def _string(chance: Array, letters: Atlas) -> tuple[Array, Array]:
-    """Return a random string's opacity, rows,columns in [0, 1], and its own height and width."""
+class _String(NamedTuple):
+    size: Array
+    """Which of the atlas's sizes."""
+    letters: Array
+    """Which letters; only those that fit have a width."""
+    widths: Array
+    """Columns of each letter."""
+    area: Array
+    """Rows and columns of the whole."""
+
+
+def _string(chance: Array, letters: Atlas) -> _String:
+    """Return the string that 2 + _LONGEST uniform numbers stand for."""
     size = _pick(chance[0], 0, len(_SIZES))
     length = _pick(chance[1], _SHORTEST, _LONGEST + 1)
     chosen = _pick(chance[2:], 0, len(_LETTERS))
-    widths = jnp.where(jnp.arange(_LONGEST) < length, jnp.asarray(letters.widths)[size, chosen], 0)
-    ends = jnp.cumsum(widths)
-    fitting = jnp.where(ends <= _COLUMNS, ends, 0).max()
-    columns = jnp.arange(_COLUMNS)
-    nth = jnp.minimum(jnp.searchsorted(ends, columns, side="right"), _LONGEST - 1)
-    first = jnp.asarray(letters.starts)[size, chosen[nth]]
-    sheet = jnp.asarray(letters.alpha)[size]
-    cut = jnp.take(sheet, first + columns - (ends - widths)[nth], axis=1, mode="clip")
-    alpha = jnp.where(columns < fitting, cut.astype(jnp.float32) / 255, 0.0)
-    return alpha, jnp.stack([jnp.asarray(letters.heights)[size], fitting])
+    widths = jnp.asarray(letters.widths)[size, chosen]
+    fits = (jnp.arange(_LONGEST) < length) & (jnp.cumsum(widths) <= _COLUMNS)
+    widths = jnp.where(fits, widths, 0)
+    area = jnp.stack([jnp.asarray(letters.heights)[size], widths.sum()])
+    return _String(size, chosen, widths, area)
 
 
-def _place(
-    chance: Array, picture_shape: tuple[int, ...], shape: tuple[int, ...], size: Array
-) -> tuple[Array, Array]:
-    """Return a corner from which a string of this size touches the picture, and what lies inside.
-
-    Uniform, so that every pixel is equally likely to be covered.
-    """
-    area = jnp.array(picture_shape[:2])
-    corner = _pick(chance, 1 - size, area)
-    down, right = (at + jnp.arange(side) for at, side in zip(corner, shape, strict=True))
-    inside = ((down >= 0) & (down < area[0]))[:, None] & (right >= 0) & (right < area[1])
-    return corner, inside
+def _opacity(text: _String, letters: Atlas, start: Array, window: tuple[int, int]) -> Array:
+    """Return the string's opacity in [0, 1] in a window whose corner is at `start` within it."""
+    down, right = (at + jnp.arange(side) for at, side in zip(start, window, strict=True))
+    ends = jnp.cumsum(text.widths)
+    nth = jnp.minimum(jnp.searchsorted(ends, right, side="right"), _LONGEST - 1)
+    first = jnp.asarray(letters.starts)[text.size, text.letters[nth]]
+    column = first + right - (ends - text.widths)[nth]
+    lines = jnp.take(jnp.asarray(letters.alpha)[text.size], down, axis=0, mode="clip")
+    alpha = jnp.take(lines, column, axis=1, mode="clip").astype(jnp.float32) / 255
+    outside = ((down < 0) | (down >= text.area[0]))[:, None] | (right < 0) | (right >= ends[-1])
+    return jnp.where(outside, 0.0, alpha)
 
 
 def _pick(chance: Array, low: Array | int, high: Array | int) -> Array:

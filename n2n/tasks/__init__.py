@@ -68,7 +68,7 @@ def simulated(
         image = seen.image
         if noise_map:
             known = jax.random.bernoulli(map_key)
-            level = _noise_map(input, input_key, picture)
+            level = _noise_map(input, input_key, seen.image)
             image = jnp.concatenate([image, jnp.where(known, level, 0.0)], axis=-1)
         return Batch(image, wanted.image, wanted.weight)
 
@@ -105,9 +105,20 @@ def pairs(a: Any, b: Any, *, data_range: Any = None) -> Task:
     return arranged(scenes, sample, "pairs", scale=scale)
 
 
-def _noise_map(corruption: Any, key: jax.Array, picture: jax.Array) -> jax.Array:
+def _noise_map(corruption: Any, key: jax.Array, seen: jax.Array) -> jax.Array:
+    """Return H,W,1: the noise's standard deviation at the brightness of the noisy picture around.
+
+    Taken from the noisy picture, since a map made of the clean one would show it to the network.
+    """
     level = getattr(corruption, "noise_map", None)
-    return level(key, picture) if level else jnp.zeros((*picture.shape[:2], 1), picture.dtype)
+    if level is None:
+        return jnp.zeros((*seen.shape[:2], 1), seen.dtype)
+    total, count = (_box_sum(values) for values in (seen, jnp.ones_like(seen)))
+    return level(key, total / count)
+
+
+def _box_sum(values: jax.Array, side: int = 9) -> jax.Array:
+    return jax.lax.reduce_window(values, 0.0, jax.lax.add, (side, side, 1), (1, 1, 1), "SAME")
 
 
 def _simulated_floor(scenes: Sequence[Scene], target: Callable) -> float:

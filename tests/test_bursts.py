@@ -1,0 +1,335 @@
+"""Bursts: geometry, weights and masks that look at no single sample, and a sentence per fault."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from skimage import data
+
+from n2n.bursts import align
+from n2n.bursts.masks import clipping, hard_limit, motion
+from n2n.types import Error
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def scene(name: str = "chelsea") -> np.ndarray:
+    """Return a photograph, the default one cut to 300x200 pixels."""
+    picture = getattr(data, name)().astype(np.float32) / 255
+    return picture[50:250, 80:380] if name == "chelsea" else picture
+
+
+def noisy(picture: np.ndarray, count: int, sigma: float = 10, seed: int = 0) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [
+        picture + np.float32(sigma / 255) * rng.standard_normal(picture.shape, np.float32)
+        for _ in range(count)
+    ]
+
+
+def ones(picture: np.ndarray) -> np.ndarray:
+    return np.ones((*picture.shape[:2], 1), np.float32)
+
+
+def test_a_static_burst_stays_as_it_is():
+    frames = noisy(scene(), 4, sigma=25)
+    burst = align(frames)
+    np.testing.assert_array_equal(burst.frames, np.stack(frames))
+    np.testing.assert_array_equal(burst.transforms, np.tile(np.eye(3), (4, 1, 1)))
+    assert burst.frames.dtype == burst.weights.dtype == burst.mask.dtype == np.float32
+    assert burst.weights.shape == (4, 200, 300, 1) and burst.mask.shape == (200, 300, 1)
+    assert burst.checks == () and burst.margin == 16 and burst.names[3] == "frame 4"
+    np.testing.assert_allclose(burst.scale, np.percentile(frames, (0.1, 99.9)), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["chelsea", "coffee", "rocket"])
+@pytest.mark.parametrize("sigma", [5, 25])
+def test_false_alarms_of_movement_stay_under_one_percent(name, sigma):
+    first, second = noisy(scene(name), 2, sigma)
+    assert 1 - motion(second, first, ones(first)).mean() < 0.01
+
+
+def test_false_alarms_stay_rare_in_correlated_noise():
+    """Neighbours correlated as after demosaicking and JPEG: the white-noise rule would fail."""
+    rng = np.random.default_rng(1)
+    pair = [
+        scene() + 0.08 * cv2.GaussianBlur(rng.standard_normal((200, 300, 3), np.float32), (0, 0), 1)
+        for _ in range(2)
+    ]
+    assert 1 - motion(pair[1], pair[0], ones(pair[0])).mean() < 0.01
+
+
+def test_false_alarms_stay_rare_under_exposure_and_a_tenth_of_a_pixel():
+    first, second = noisy(scene("coffee"), 2, sigma=3)
+    second = cv2.warpAffine(second, np.array([[1, 0, 0.08], [0, 1, 0.04]]), second.shape[1::-1])
+    inner = motion(1.06 * second, first, ones(first))[8:-8, 8:-8]
+    assert 1 - inner.mean() < 0.01
+
+
+@pytest.mark.parametrize("sigma", [5, 25])
+def test_a_moving_square_is_masked_and_the_background_is_not(sigma):
+    first, second = noisy(scene(), 2, sigma, seed=2)
+    second[100:150, 200:250] += 0.25
+    weight = motion(second, first, ones(first))[..., 0]
+    assert weight[102:148, 202:248].max() == 0
+    far = np.ones_like(weight, bool)
+    far[85:165, 185:265] = False
+    assert 1 - weight[far].mean() < 0.01
+
+
+def test_the_mean_shows_no_ghost():
+    frames = noisy(scene(), 6, seed=3)
+    for index in range(1, 6):
+        frames[index][60:110, 45 * index : 45 * index + 30] = 1.0
+    clean, mean = scene(), align(frames).mean()
+    error = np.sqrt(np.mean(np.square(mean - clean), axis=(0, 1, 2)))
+    # One frame's noise is 0.039 and the mean's 0.016; a fifth of a ghost would add 0.02 or more.
+    assert error < 0.018
+    assert np.abs(cv2.blur(mean - clean, (15, 15)))[60:110].max() < 0.03
+
+
+def test_motion_does_not_look_at_a_single_sample():
+    """One outlier, however large for a sample, is averaged away; its place keeps its weight."""
+    first, second = noisy(scene(), 2, sigma=10, seed=4)
+    before = motion(second, first, ones(first))
+    second[150, 150] += 3 * 10 / 255
+    np.testing.assert_array_equal(motion(second, first, ones(first)), before)
+
+
+def test_noise_of_kept_samples_stays_independent():
+    """Correlation of the two frames' noise where both are used: 0 up to its standard error."""
+    clean = scene()
+    first, second = noisy(clean, 2, sigma=25, seed=5)
+    kept = motion(second, first, ones(first))[..., 0] > 0
+    a, b = (first - clean)[kept].ravel(), (second - clean)[kept].ravel()
+    assert abs(np.corrcoef(a, b)[0, 1]) < 4 / np.sqrt(a.size)
+
+
+def shifted(count: int = 4, seed: int = 6, sigma: float = 10):
+    """Return frames that move by whole pixels, their shifts (dx, dy) and the scene."""
+    picture, rng = scene("astronaut"), np.random.default_rng(seed)
+    moves = [(0, 0), *(tuple(rng.integers(-12, 13, 2)) for _ in range(count - 1))]
+    cuts = [picture[40 - dy : 440 - dy, 40 - dx : 440 - dx] for dx, dy in moves]
+    return [noisy(cut, 1, sigma, seed=i)[0] for i, cut in enumerate(cuts)], moves, cuts[0]
+
+
+def test_shifts_are_found_and_undone():
+    frames, moves, clean = shifted()
+    burst = align(frames, names=list("abcd"))
+    np.testing.assert_allclose(burst.shifts, np.array(moves)[:, ::-1], atol=0.05)
+    assert burst.margin >= 16 + np.abs(moves).max() and burst.names == tuple("abcd")
+    np.testing.assert_array_equal(burst.frames[0], frames[0])
+    inner = (slice(burst.margin, -burst.margin),) * 2
+    error = np.mean(np.square(burst.mean() - clean)[inner])
+    # White noise leaves sigma^2 / 4; Lanczos keeps 0.8 to 1 of three of the four frames'.
+    assert 0.8 < error / (np.square(10 / 255) / 4) < 1.1
+
+
+def test_another_reference_keeps_its_own_samples():
+    frames, moves, _ = shifted(3)
+    burst = align(frames, reference=-1)
+    assert burst.reference == 2
+    np.testing.assert_array_equal(burst.frames[2], frames[2])
+    expected = np.array(moves)[:, ::-1] - np.array(moves)[2, ::-1]
+    np.testing.assert_allclose(burst.shifts, expected, atol=0.05)
+
+
+def test_weights_end_with_the_overlap():
+    picture = scene("astronaut")
+    frames = [noisy(picture[40 - y : 340 - y, 40:340], 1, seed=y)[0] for y in (0, 9)]
+    weight = align(frames).weights[1, ..., 0]
+    # Reference row y is frame row y + 9; the kernel needs four rows more.
+    assert weight[-9:].max() == 0 and weight[-9 - 3].max() == 0
+    assert weight[8:-20, 8:-20].mean() > 0.99
+
+
+# Clipping
+
+
+def test_limit_is_found_where_samples_pile_up():
+    picture = scene("astronaut")
+    assert hard_limit(noisy(picture, 2)) is None
+    assert hard_limit([np.clip(one, 0, 1) for one in noisy(picture, 2)]) == 1
+    twelve = [np.clip(1.3 * one, 0, 1) * 4095 / 65535 for one in noisy(picture, 2)]
+    assert hard_limit(twelve) == pytest.approx(4095 / 65535)
+
+
+def test_clipping_is_decided_by_place_not_by_sample():
+    ramp = np.tile(np.linspace(0, 1.2, 400, dtype=np.float32), (200, 1))[..., None]
+    stack = np.stack([np.clip(one, 0, 1) for one in noisy(ramp, 4)])
+    weights = np.ones((4, 200, 400, 1), np.float32)
+    mask = clipping(stack, weights, 0, 1.0)
+    # Off within a sigma (10/255) of the limit, on two sigma away; shadows stay.
+    assert mask[:, ramp[0, :, 0] > 1].max() == 0
+    assert mask[:, ramp[0, :, 0] < 0.9].min() == 1
+    stack[1, 100, 150] = 1.0
+    np.testing.assert_array_equal(clipping(stack, weights, 0, 1.0), mask)
+
+
+def test_clipped_share_is_said():
+    bright = np.clip(np.stack(noisy(scene("coffee")[:, :300] * 1.4, 2)), 0, 1)
+    burst = align(bright)
+    share = 100 * (1 - burst.mask.mean())
+    assert share > 1
+    (text,) = burst.checks
+    assert f"{share:.1f} % of the picture is clipped at 1" in text
+
+
+# Faults, one at a time
+
+
+def refusal(frames, **options) -> str:
+    with pytest.raises(Error) as caught:
+        align(frames, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_fewer_than_two_frames_are_refused():
+    assert "frames=1" in refusal(noisy(scene(), 1))
+
+
+def test_different_sizes_are_refused():
+    frames = noisy(scene(), 3)
+    frames[1] = frames[1][:-2]
+    text = refusal(frames, names=["a.png", "b.png", "c.png"])
+    assert "a.png is 300x200" in text and "b.png is 300x198" in text
+
+
+def test_different_channels_are_refused():
+    frames = noisy(scene(), 2)
+    assert "1 channel:" in refusal([frames[0], frames[1][..., :1]])
+
+
+def test_the_same_picture_twice_is_refused():
+    frames = noisy(scene(), 3)
+    text = refusal([*frames, frames[1].copy()], names=list("wxyz"))
+    assert text.startswith("x and z are the same picture")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_no_numbers_are_refused(value):
+    frames = noisy(scene(), 3)
+    frames[2][3, 4, 1] = value
+    assert refusal(frames).startswith("frame 3 has 1 values that are NaN or infinite")
+
+
+@pytest.mark.parametrize(("value", "word"), [(0.0, "all black"), (0.5, "0.5 everywhere")])
+def test_a_constant_frame_is_refused(value, word):
+    frames = noisy(scene(), 3)
+    frames[1][:] = value
+    text = refusal(frames)
+    assert text.startswith("frame 2 is") and word in text
+
+
+def test_a_stranger_is_left_out_of_three():
+    frames = noisy(scene(), 4)
+    frames[0] = noisy(scene("coffee")[:200, :300], 1, seed=9)[0]
+    burst = align(frames, reference=2, names=list("abcd"))
+    assert burst.names == ("b", "c", "d") and burst.reference == 1 and len(burst.frames) == 3
+    assert burst.checks[0].startswith("a does not show the scene of c")
+
+
+def test_a_stranger_of_two_is_refused():
+    text = refusal([*noisy(scene(), 1), *noisy(scene("coffee")[:200, :300], 1, seed=9)])
+    assert "frame 2 does not show the scene of frame 1" in text
+
+
+def test_another_exposure_is_said():
+    frames = noisy(scene(), 3)
+    frames[2] *= 1.08
+    (text,) = align(frames).checks
+    assert text.startswith("frame 3 is") and "brighter than frame 1" in text
+    assert float(text.split()[3]) == pytest.approx(8, abs=0.3)
+
+
+def test_another_white_balance_is_said():
+    frames = noisy(scene(), 3)
+    frames[1] *= np.array([1.06, 1.0, 0.93], np.float32)
+    (text,) = align(frames).checks
+    assert text.startswith("The colours of frame 2 differ")
+
+
+def test_shift_without_registration_is_said():
+    frames, moves, _ = shifted(2)
+    burst = align(frames, register=False)
+    assert "frame 2 is shifted by up to" in burst.checks[0]
+    np.testing.assert_array_equal(burst.transforms[1], np.eye(3))
+    np.testing.assert_array_equal(burst.frames[1], frames[1])
+
+
+def test_shared_noise_is_said():
+    frames = noisy(scene(), 5)
+    shared = noisy(0 * scene(), 1, seed=7)[0]
+    for index in (1, 3):
+        frames[index] = scene() + 0.8 * (frames[index] - scene()) + 0.6 * shared
+    (text,) = align(frames).checks
+    assert text.startswith("The noise of frame 2 and frame 4 is alike (correlation 0.3")
+
+
+def test_much_movement_is_said():
+    frames = noisy(scene(), 2)
+    frames[1][:, :120] = noisy(scene("coffee")[:200, :120], 1, seed=8)[0]
+    assert any("frame 2 shows movement in" in text for text in align(frames).checks)
+
+
+def test_worst_fault_comes_first():
+    frames = noisy(scene(), 4)
+    frames[1] *= 1.1
+    frames[3] = noisy(scene("coffee")[:200, :300], 1, seed=9)[0]
+    checks = align(frames).checks
+    assert len(checks) == 2 and "does not show" in checks[0] and "brighter" in checks[1]
+
+
+@pytest.mark.parametrize("reference", [3, -4])
+def test_a_reference_that_is_not_there_is_refused(reference):
+    assert f"reference={reference}" in refusal(noisy(scene(), 3), reference=reference)
+
+
+def test_names_are_one_per_frame():
+    assert "names has 2 entries for 3 frames" in refusal(noisy(scene(), 3), names=["a", "b"])
+
+
+def test_grey_frames_without_channel_axis():
+    burst = align([one[..., 0] for one in noisy(scene(), 2)])
+    assert burst.frames.shape == (2, 200, 300, 1) and burst.checks == ()
+
+
+def test_frames_are_left_alone():
+    frames, _, _ = shifted(2)
+    copies = [one.copy() for one in frames]
+    align(frames)
+    for frame, copy in zip(frames, copies, strict=True):
+        np.testing.assert_array_equal(frame, copy)
+
+
+# Real bursts
+
+
+def real(folder: str, *names: str) -> list[np.ndarray]:
+    if not (DATA / folder).is_dir():
+        pytest.skip(f"shared/data/{folder} is not here")
+    read = [cv2.imread(str(DATA / folder / name), cv2.IMREAD_UNCHANGED) for name in names]
+    return [one.reshape(*one.shape[:2], -1) / np.float32(255) for one in read]
+
+
+def test_real_hand_in_the_corner_is_masked():
+    burst = align(real("burst_handheld_maitek", "1.jpg", "4.jpg", "5.jpg"))
+    weights = burst.weights[..., 0]
+    # The hand fills the corner's last 20 rows and 40 columns in frame 5; the table does not
+    # move, and frame 4 stands still.
+    assert weights[2:, 690:710, 1010:1030].max() == 0
+    assert weights[:, 420:560, 300:500].mean() > 0.99
+    assert weights[1].mean() > 0.97
+    assert burst.margin > 50
+    inner = (slice(None), slice(burst.margin, -burst.margin), slice(burst.margin, -burst.margin))
+    assert weights[inner].mean() > 0.95
+
+
+def test_real_microscope_is_static():
+    burst = align(real("burst_scmos_eb3", *(f"frame_{index:02d}.png" for index in (0, 7))))
+    assert np.abs(burst.shifts).max() == 0 and burst.checks == ()
+    assert 1 - burst.weights.mean() < 0.01 and burst.mask.min() == 1
