@@ -10,7 +10,9 @@ import pytest
 from skimage import data
 
 from n2n.bursts import align
+from n2n.bursts.checks import placed
 from n2n.bursts.masks import clipping, hard_limit, motion
+from n2n.registration import Transform
 from n2n.types import Error
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -259,6 +261,12 @@ def test_shift_without_registration_is_said():
     assert "frame 2 is shifted by up to" in burst.checks[0]
     np.testing.assert_array_equal(burst.transforms[1], np.eye(3))
     np.testing.assert_array_equal(burst.frames[1], frames[1])
+
+
+def test_doubtful_registration_is_said():
+    found = [Transform(np.eye(3)), Transform(np.eye(3), error=0.4)]
+    ((_, text),) = placed(found, (50, 60, 3), ("a", "b"), 0, True)
+    assert text.startswith("The place of b is known to 0.4 px only")
 
 
 def test_shared_noise_is_said():

@@ -23,12 +23,16 @@ _SOURCE = "n2n demo"
 
 
 class _Size(NamedTuple):
+    """Hold how much work a demo is."""
+
     side: int
+    """Longest side of the scene in pixels."""
     steps: int
     draws: int
+    """Photographs of which the expected frame is the mean."""
 
 
-FULL, QUICK = _Size(448, 900, 512), _Size(224, 150, 128)
+FULL, QUICK = _Size(451, 900, 512), _Size(220, 150, 128)
 
 
 class _Outcome(NamedTuple):
@@ -46,13 +50,9 @@ def run(options: Any) -> int:
     _check(folder, options.overwrite)
     size = QUICK if options.quick else FULL
     device, began = jobs.start(), time.monotonic()
-    length = duration(jobs.plan_seconds(size.steps, FRAMES * size.side**2 / 2e6) + 30)
-    screen.note(
-        f"n2n demo: {device}, {FRAMES} frames of about {size.side} x {size.side}, "
-        f"{size.steps} steps, about {length}"
-    )
     with screen.waiting("photographing"):
         shots = photographed(size, options.seed)
+    screen.note(_headline(device, shots.frames, size))
     (folder / "frames").mkdir(parents=True, exist_ok=True)
     outcome = _worked(screen, shots, _write_frames(folder, shots.frames), size, options)
     _write(folder, outcome, shots.truth)
@@ -69,16 +69,22 @@ def run(options: Any) -> int:
     return 0
 
 
+def _headline(device: str, frames: np.ndarray, size: _Size) -> str:
+    count, height, width = frames.shape[:3]
+    seconds = jobs.plan_seconds(size.steps, (count // 2 + 1) * height * width / 1e6)
+    length = jobs.plan_text(size.steps, seconds + height * width / 5000)  # for what is compared
+    return f"n2n demo: {device}, {count} frames of {width} x {height}, {length}"
+
+
 def photographed(size: _Size, seed: int) -> Any:
-    """Photograph a picture that scikit-image carries from an unsteady hand, by dim light."""
+    """Photograph, in dim light and from an unsteady hand, the cat that scikit-image carries."""
     from skimage import data
 
     from n2n import simulate
 
-    # Face, helmet and shuttle; 40 px more than wanted, which the movements cost.
-    side = size.side + 40
-    left = (512 - side) // 2
-    scene = np.asarray(data.astronaut()[:side, left : left + side], np.float32) / 255
+    picture = data.chelsea()
+    left = (picture.shape[1] - size.side) // 2
+    scene = np.asarray(picture[: size.side, left : left + size.side], np.float32) / 255
     camera = simulate.noise_for(scene, target_db=MEAN_DB, frames=FRAMES, seed=seed)
     return simulate.hand_held(scene, frames=FRAMES, corruption=camera, seed=seed, draws=size.draws)
 

@@ -41,7 +41,7 @@ def _features(level: Level) -> list[np.ndarray]:
 def _shift(level: Level) -> np.ndarray:
     """Return the translation with the highest phase correlation."""
     window = cv2.createHanningWindow(level.reference.shape[::-1], cv2.CV_32F)
-    # cv2 5.0 multiplies the window into its own arguments when their size suits the transform.
+    # cv2 (4.13, 5.0) multiplies the window into its own arguments when they need no padding.
     (dx, dy), _ = cv2.phaseCorrelate(level.reference.copy(), level.frame.copy(), window)
     return np.array([[1, 0, dx], [0, 1, dy], [0, 0, 1.0]])
 

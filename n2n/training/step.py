@@ -95,8 +95,8 @@ def start(network: Network, config: TrainConfig, params: PyTree | None = None) -
     """Return the state before the first step; `params` replace the network's random ones."""
     if params is None:
         params = network.init(jax.random.fold_in(jax.random.key(config.seed), 0))
-    params = jax.tree.map(jnp.asarray, params)
-    average = jax.tree.map(jnp.copy, params)  # a buffer may be donated only once
+    # Copies, since the step takes the buffers over: the caller's stay, and no two are one.
+    params, average = (jax.tree.map(jnp.array, params) for _ in range(2))
     total = jnp.asarray(config.steps or 2**30, jnp.int32)
     return TrainState(jnp.int32(0), total, params, average, OPTIMIZER.init(params))
 

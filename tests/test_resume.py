@@ -1,0 +1,187 @@
+"""A run that is stopped, by whatever, gives the very bytes of one that is not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import n2n
+from n2n.networks import UNet
+from n2n.training import loop
+from n2n.types import Burst, Error, Interrupted
+
+STEPS = 8
+NETWORK = UNet(1, 1, width=4, residual=True)
+
+
+def frames(count: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    scene = np.sin(np.arange(40)[:, None] / 5) * np.cos(np.arange(48) / 7) / 4 + 0.5
+    noisy = scene[None, :, :, None] + 0.1 * rng.standard_normal((count, 40, 48, 1))
+    return noisy.astype(np.float32)
+
+
+def burst(count: int = 5) -> Burst:
+    ones = np.ones((count, 40, 48, 1), np.float32)
+    moves = np.tile(np.eye(3), (count, 1, 1))
+    return Burst(frames(count), ones, ones[0], moves)
+
+
+def problem(kind: str):
+    return burst() if kind == "burst" else tuple(frames(2))
+
+
+def fit(kind: str, out, **options):
+    settings = {"network": NETWORK, "steps": STEPS, "batch": 2, "crop": 32} | options
+    task = settings.pop("task", problem(kind))
+    return n2n.fit(task, out=out, **settings)
+
+
+def killed(kind: str, out, when: str) -> None:
+    """Run a fit in a process that kills itself in step 5, between or within two checkpoints."""
+    child = f"""
+import os, signal, sys
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+import jax
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_compilation_cache_dir", {os.fspath(cache())!r})
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+import test_resume
+from n2n.training import loop
+loop._CHUNK_SECONDS = loop._CHECKPOINT_SECONDS = 0.0
+seen = []
+def die(event):
+    seen.append(event.step)
+    if event.step == 5:
+        if {when!r} == "between":
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.replace = lambda *names: os.kill(os.getpid(), signal.SIGKILL)
+test_resume.fit({kind!r}, {os.fspath(out)!r}, progress=die)
+"""
+    done = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def cache() -> str:
+    import jax
+
+    return jax.config.jax_compilation_cache_dir or ""
+
+
+@pytest.fixture
+def every_step(monkeypatch) -> None:
+    monkeypatch.setattr(loop, "_CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "_CHECKPOINT_SECONDS", 0.0)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> dict[str, bytes]:
+    """Return the bytes of each model as written by a run in one piece."""
+    found = {}
+    for kind in ("pairs", "burst"):
+        out = tmp_path_factory.mktemp("undisturbed") / "m.safetensors"
+        fit(kind, out)
+        found[kind] = out.read_bytes()
+        assert not out.with_name("m.safetensors.run").exists()
+    return found
+
+
+@pytest.mark.parametrize("kind, when", [("pairs", "between"), ("burst", "within")])
+def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, undisturbed, kind, when) -> None:
+    out = tmp_path / "other-name.safetensors"
+    killed(kind, out, when)
+    folder = tmp_path / "other-name.safetensors.run"
+    assert not out.exists() and (folder / "lock").exists()
+    with pytest.raises(Error, match="unfinished run"):
+        fit(kind, out)
+    steps: list[int] = []
+    fit(kind, out, resume=True, progress=lambda event: steps.append(event.step))
+    assert steps[0] == 5 and steps[-1] == STEPS  # step 4 was the last one saved
+    assert out.read_bytes() == undisturbed[kind]
+    assert not folder.exists() and os.listdir(tmp_path) == [out.name]
+
+
+def test_a_run_stopped_after_every_step_is_the_same(tmp_path, undisturbed, every_step) -> None:
+    out = tmp_path / "m.safetensors"
+    for step in range(1, STEPS):
+        with pytest.raises(Interrupted, match=f"stopped by SIGTERM at step {step}"):
+            fit("burst", out, resume=True, progress=lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    fit("burst", out, resume=True)
+    assert out.read_bytes() == undisturbed["burst"]
+
+
+def test_an_interrupted_run_says_where_it_is(tmp_path, every_step) -> None:
+    out = tmp_path / "m.safetensors"
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted) as caught:
+        fit("pairs", out, progress=lambda event: os.kill(os.getpid(), signal.SIGINT))
+    assert "stopped by SIGINT at step 1" in str(caught.value)
+    assert "m.safetensors.run" in str(caught.value) and "--resume" in str(caught.value)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert not (tmp_path / "m.safetensors.run" / "lock").exists()
+    with pytest.raises(Interrupted, match="nothing was to be kept"):
+        fit("pairs", None, progress=lambda event: os.kill(os.getpid(), signal.SIGINT))
+
+
+@pytest.mark.parametrize(
+    "changed, field",
+    [
+        ({"seed": 1}, "seed is 1, but the run in"),
+        ({"network": UNet(1, 1, width=3, residual=True)}, "network is"),
+        ({"task": tuple(frames(2, seed=1))}, "data is"),
+        ({"task": burst(2)}, "noise is 'burst of 2'"),
+        ({"batch": 1}, "batch is 1"),
+        ({"learning_rate": 2e-3}, "learning_rate is 0.002"),
+        ({"loss": "l1"}, "loss is"),
+    ],
+)
+def test_another_run_is_not_continued(interrupted, changed, field) -> None:
+    with pytest.raises(Error) as caught:
+        fit("pairs", interrupted, resume=True, **changed)
+    assert field in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """Return the output of a run that was stopped after its first step."""
+    out = tmp_path_factory.mktemp("stopped") / "m.safetensors"
+    with pytest.raises(Interrupted):
+        fit("pairs", out, progress=lambda event: os.kill(os.getpid(), signal.SIGTERM))
+    return out
+
+
+def test_a_run_in_use_is_left_alone(interrupted) -> None:
+    lock = interrupted.with_name("m.safetensors.run") / "lock"
+    lock.write_text(str(os.getpid()))
+    with pytest.raises(Error, match=f"in use by process {os.getpid()}"):
+        fit("pairs", interrupted, resume=True)
+    lock.unlink()
+
+
+def test_a_broken_checkpoint_is_told(interrupted, tmp_path) -> None:
+    out = tmp_path / "m.safetensors"
+    (tmp_path / "m.safetensors.run").mkdir()
+    kept = interrupted.with_name("m.safetensors.run") / "checkpoint.safetensors"
+    (tmp_path / "m.safetensors.run" / kept.name).write_bytes(kept.read_bytes()[:-7])
+    with pytest.raises(Error, match="broken"):
+        fit("pairs", out, resume=True)
+    assert not (tmp_path / "m.safetensors.run" / "lock").exists()
+
+
+def test_resume_starts_afresh_where_there_is_no_run(tmp_path, undisturbed) -> None:
+    out = tmp_path / "m.safetensors"
+    fit("pairs", out, resume=True)
+    assert out.read_bytes() == undisturbed["pairs"]
+
+
+def test_an_existing_model_is_kept(tmp_path) -> None:
+    out = tmp_path / "m.safetensors"
+    out.write_text("mine")
+    with pytest.raises(Error, match="exists"):
+        fit("pairs", out)
+    assert out.read_text() == "mine"
