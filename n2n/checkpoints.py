@@ -239,9 +239,22 @@ def _owner(lock: Path) -> int | None:
     """Return the live process that holds a lock file, or None."""
     try:
         owner = int(lock.read_text() or 0)
-        os.kill(owner, 0)
-    except PermissionError:
-        return owner
-    except (OSError, ValueError, OverflowError):
+    except (OSError, ValueError):
         return None
-    return owner if owner > 0 else None
+    return owner if owner > 0 and _alive(owner) else None
+
+
+def _alive(process: int) -> bool:
+    if os.name == "nt":  # there, os.kill(process, 0) would be a Ctrl-C
+        import ctypes
+
+        handle = ctypes.windll.kernel32.OpenProcess(0x1000, False, process)  # type: ignore[attr-defined]
+        ctypes.windll.kernel32.CloseHandle(handle)  # type: ignore[attr-defined]
+        return bool(handle)
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True  # somebody else's
+    except (OSError, OverflowError):
+        return False
+    return True

@@ -97,7 +97,7 @@ def test_it_learns_what_the_targets_say() -> None:
 def test_it_overfits_one_pair() -> None:
     rng = np.random.default_rng(0)
     pool = {"a": rng.random((1, 32, 32, 1), np.float32)}
-    target = jnp.asarray(np.roll(pool["a"][0], 1, axis=1))
+    target = jnp.asarray(1 - pool["a"][0])
 
     def sample(key, stripe, progress) -> Batch:
         del key, progress
@@ -107,11 +107,11 @@ def test_it_overfits_one_pair() -> None:
     training.train(
         Task(pool, sample, losses.l2),
         networks.build(UNet(1, 1, width=4)),
-        TrainConfig(steps=150, batch=1, crop=32, warmup=5, learning_rate=1e-2),
+        TrainConfig(steps=40, batch=1, crop=32, warmup=5, learning_rate=1e-2),
         progress=lambda event: losses_seen.append(event.loss),
     )
     # White noise of variance 1/12: a network that learnt nothing but its mean stays there.
-    assert losses_seen[-1] < 0.5 / 12
+    assert losses_seen[-1] < 0.3 / 12
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def plain():
 
 def test_equal_seeds_are_equal_bits(plain) -> None:
     again = training.train(lines(), LINE, config())
-    assert equal(plain.params, again.params) and plain.loss == again.loss
+    assert equal(plain.params, again.params)
     other = training.train(lines(), LINE, config(seed=1))
     assert not equal(plain.params, other.params)
 

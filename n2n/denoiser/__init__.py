@@ -130,9 +130,7 @@ def fit(
         task = _with_loss(task, losses.named(loss) if isinstance(loss, str) else loss)
     default = BURST_STEPS if task.name.startswith("burst") else STEPS
     steps = default if steps is None and minutes is None else steps
-    config = training.TrainConfig(
-        steps, minutes, batch, crop, learning_rate, precision, seed, ramp=_ramp(task)
-    )
+    config = training.TrainConfig(steps, minutes, batch, crop, learning_rate, precision, seed)
     origin = None if init is None else load_model(init)
     net = _network(network, origin, task)
     params = None if origin is None else _adopted(net, origin)
@@ -217,10 +215,6 @@ def _with_loss(task: Task, loss: Callable) -> Task:
     again = None if arrange is None else lambda *size: _with_loss(arrange(*size), loss)
     floor = task.floor if loss is task.loss else None
     return dataclasses.replace(task, loss=loss, arrange=again, floor=floor)
-
-
-def _ramp(task: Task) -> float:
-    return 1.0 if task.name.startswith("burst") else 0.5
 
 
 def _network(network: Any, init: Denoiser | None, task: Task) -> Network:

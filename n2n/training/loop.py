@@ -32,6 +32,7 @@ class Event(NamedTuple):
     step: int
     total: int
     loss: float
+    """Averaged over about a hundred steps."""
     excess: float | None
     """Loss above the task's noise floor, where that is known: a flat loss is normal."""
     rate: float
@@ -87,7 +88,8 @@ class Loop:
                 state, losses = chunk(self.state, key, pool, length)
                 losses = np.asarray(jax.device_get(losses), np.float64)
                 self._check_finite(losses, step)
-                self.state, step, self.loss = state, step + length, float(losses.mean())
+                self.state, step = state, step + length
+                self._smooth(losses)
                 seconds = time.monotonic() - clock
                 self._report(step, length, seconds)
                 if stop:
@@ -141,6 +143,12 @@ class Loop:
                 f"training is not finite between steps {step} and {step + len(values)}{kept}; "
                 f"try a lower learning rate than {self.config.learning_rate:g}"
             )
+
+    def _smooth(self, losses: np.ndarray) -> None:
+        """Average the loss over about a hundred steps: that of a few crops says little."""
+        share = 1.0 if math.isnan(self.loss) else min(1.0, len(losses) / 100)
+        before = 0.0 if math.isnan(self.loss) else self.loss
+        self.loss = before + share * (float(losses.mean()) - before)
 
     def _report(self, step: int, length: int, seconds: float) -> None:
         score = self._score(step)
