@@ -217,6 +217,11 @@ def remove(out: Path | str) -> None:
         pass  # not empty, or not there
 
 
+def unfinished(out: Path | str) -> bool:
+    """Say whether a run that can be continued stands beside `out`."""
+    return (_folder(out) / "checkpoint.safetensors").exists()
+
+
 def _folder(out: Path | str) -> Path:
     out = Path(out)
     return out.with_name(out.name + ".run")

@@ -602,7 +602,7 @@ def test_fit_trainconfig_and_train_agree():
         assert options[name] == fit[name].default, name
     for name in set(config) & set(fit):
         assert name in train.FIT and config[name] == fit[name].default, name
-    beyond = {"task", "out", "overwrite", "progress", "keep"}
+    beyond = {"task", "out", "overwrite", "progress"}
     assert set(fit) - beyond == set(train.FIT)
     assert set(train.settings(parser.make().parse_args(
         ["train", "--pairs", "a", "b", "-o", "m.safetensors"]))) <= set(fit)  # fmt: skip

@@ -52,7 +52,9 @@ def picture(shape=(20, 30, 3), seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shape", [(20, 30, 3), (20, 30), (20, 30, 1)])
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float16", "float32", "float64", ">u2", ">f4"])
+@pytest.mark.parametrize(
+    "dtype", ["uint8", "uint16", "float16", "float32", "float64", ">u2", ">f4"]
+)
 def test_dtype_and_shape_out_are_those_in(rgb, shape, dtype: str) -> None:
     white = 1.0 if np.dtype(dtype).kind == "f" else np.iinfo(dtype).max
     x = (picture(shape) * white).astype(dtype)
@@ -61,8 +63,9 @@ def test_dtype_and_shape_out_are_those_in(rgb, shape, dtype: str) -> None:
     wanted = rgb.denoise(np.asarray(x, np.float64) / white)
     # Half a level, and for half floats their 11 bits.
     step = 0.5 / white if np.dtype(dtype).kind != "f" else 2e-3 if dtype == "float16" else 1e-6
-    np.testing.assert_allclose(clean / white, np.clip(wanted, 0, 1) if white > 1 else wanted,
-                               atol=step * 1.01 + 1e-6)
+    np.testing.assert_allclose(
+        clean / white, np.clip(wanted, 0, 1) if white > 1 else wanted, atol=step * 1.01 + 1e-6
+    )
     assert np.abs(np.asarray(clean, np.float64) - x).max() > 0.02 * white
 
 
@@ -338,7 +341,9 @@ def test_fit_says_what_it_trained() -> None:
 def blur(image: np.ndarray) -> np.ndarray:
     """Return a plain denoiser, the mean of 5 x 5 pixels, to be scored in the network's place."""
     wide = np.pad(image, [(2, 2), (2, 2), (0, 0)], mode="reflect")
-    parts = [wide[y : y + image.shape[0], x : x + image.shape[1]] for y in range(5) for x in range(5)]
+    parts = [
+        wide[y : y + image.shape[0], x : x + image.shape[1]] for y in range(5) for x in range(5)
+    ]
     return np.mean(parts, axis=0).astype(np.float32)
 
 
@@ -350,9 +355,12 @@ def test_fused_scores_hold_the_truth(monkeypatch, grey, count: int) -> None:
     np.testing.assert_allclose(fused.image, blur(frames.mean(0)), atol=1e-6)
     # Frames left for the estimate that is scored: all but two, of two one.
     left = max(1, count - 2)
-    means = [np.delete(frames, [i, i + 1], 0).mean(0) for i in range(0, count - 1, 2)]
-    means = means if count > 2 else list(frames)
-    after = n2n.psnr(np.stack([blur(m)[..., 0] for m in means]), np.stack([scene[..., 0]] * len(means)))
+    means = list(frames)
+    if count > 2:
+        means = [np.delete(frames, [i, i + 1], 0).mean(0) for i in range(0, count - 1, 2)]
+    after = n2n.psnr(
+        np.stack([blur(m)[..., 0] for m in means]), np.stack([scene[..., 0]] * len(means))
+    )
     assert fused.before.low <= 20 - 10 * math.log10(1 / left) <= fused.before.high
     assert fused.score.low - 0.5 <= after <= fused.score.high + 0.5
     assert fused.gain.low > 3 and fused.score.db > fused.before.db
@@ -368,17 +376,20 @@ def test_fuse_without_a_place_to_score(grey) -> None:
     assert fused.image.shape == (40, 40, 1)
 
 
-def test_units_of_a_burst_do_not_matter() -> None:
-    pytest.importorskip("n2n.bursts")
-    scene, frames = noisy(3, sigma=0.03)
+def test_units_of_a_burst_do_not_matter(grey) -> None:
+    _, frames = noisy(4, sigma=0.03)
     raw = np.rint(np.clip(frames[..., 0], 0, 1) * 4095).astype(np.uint16)
-    settings = {"align": False, "steps": 2}
-    bright = n2n.denoise_burst(list(raw * 16), **settings)
-    dark = n2n.denoise_burst(list(raw), **settings)
-    floats = n2n.denoise_burst(
-        list(raw.astype(np.float64)), data_range=(0, 65535), **settings
-    )
-    assert bright.shape == raw.shape[1:] and bright.dtype == np.float32
-    # The scale (low, high) takes the factor out but for roundings, which two Adam steps sharpen.
-    np.testing.assert_allclose(dark * 16, bright, atol=2e-4)
-    np.testing.assert_allclose(floats, dark, atol=1e-6)
+    bright = n2n.align(raw * 16, register=False)
+    dark = n2n.align(raw, register=False)
+    floats = n2n.align(raw.astype(np.float64), data_range=(0, 65535), register=False)
+    assert bright.frames.shape == (4, 64, 64, 1)
+    np.testing.assert_allclose(dark.frames * 16, bright.frames, rtol=1e-6)
+    np.testing.assert_allclose(np.array(dark.scale) * 16, bright.scale, rtol=1e-5)
+    np.testing.assert_allclose(floats.frames, dark.frames, rtol=1e-6)
+
+    def fused(burst: Burst) -> np.ndarray:
+        return dataclasses.replace(grey, scale=burst.scale).fuse(burst).image
+
+    # The scale (low, high) takes the factor out but for roundings.
+    np.testing.assert_allclose(fused(dark) * 16, fused(bright), atol=1e-5)
+    np.testing.assert_allclose(fused(floats), fused(dark), atol=1e-6)

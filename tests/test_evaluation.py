@@ -80,7 +80,11 @@ def test_every_method_sees_the_same_draws() -> None:
     draws = [image.tobytes() for image in first.seen]
     assert len(set(draws)) == 6  # the same picture in another place or repetition: other noise
     wanted = evaluation.corrupted(
-        (pictures[1] / np.float32(255)).astype(np.float32), Gaussian(SIGMA), seed=7, index=1, repeat=1
+        (pictures[1] / np.float32(255)).astype(np.float32),
+        Gaussian(SIGMA),
+        seed=7,
+        index=1,
+        repeat=1,
     )
     np.testing.assert_allclose(first.seen[3], wanted, atol=1e-6)
     moved = Half()

@@ -139,9 +139,7 @@ COPIER = copier()
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(
-    st.integers(1, 70), st.integers(1, 70), st.sampled_from([20, 24, 40]), st.integers(-9, 9)
-)
+@given(st.integers(1, 70), st.integers(1, 70), st.sampled_from([20, 24, 40]), st.integers(-9, 9))
 def test_every_pixel_is_covered_by_itself(height: int, width: int, tile: int, move: int) -> None:
     marks = np.stack(np.mgrid[:height, :width], axis=-1).astype(np.float32)
     got = predict(COPIER, {}, marks, tile=tile, origin=(4 * move, -4 * move))

@@ -119,7 +119,8 @@ def _burst(commands: Any) -> None:
         help="depth of the picture; 32 are floats in a TIFF (default: 16 where the format can)",
     )
     _json(command)
-    _run_flags(command)
+    _resume(command)
+    _keep(command)
 
 
 def _denoise(commands: Any) -> None:
@@ -167,7 +168,8 @@ def _train(commands: Any) -> None:
     _network(command)
     _length(command, "10000, for bursts 1500")
     _optimizer(command)
-    _run_flags(command)
+    _resume(command)
+    _keep(command)
 
 
 def _network(command: argparse.ArgumentParser) -> None:
@@ -284,12 +286,15 @@ def _json(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _run_flags(command: argparse.ArgumentParser) -> None:
+def _resume(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--resume",
         action="store_true",
         help="go on where an interrupted run stopped, or start if there is none",
     )
+
+
+def _keep(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--keep", action="store_true", help="keep OUT.run/ (state and log) after the end"
     )

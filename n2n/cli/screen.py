@@ -60,7 +60,7 @@ class Screen:
     @contextlib.contextmanager
     def training(self) -> Iterator[Callable[[Any], None] | None]:
         """Give a function of `training.Event` that draws a bar, or prints a line now and then."""
-        with self._shown("training", at_once=True) as show:
+        with self._shown("step", at_once=True) as show:
             yield show and (lambda event: show(event.step, event.total, training_line(event)))
 
     @contextlib.contextmanager
@@ -94,22 +94,21 @@ class _Bar:
             if time.monotonic() - self.began < self.patience or done >= of:
                 return
             self._start()
+        text = f"{self.what} {done}/{of}" + (f", {text}" if text else "")
         self.progress.update(self.task, completed=done, total=of, text=text)
 
     def _start(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.table import Column
 
-        columns = (TextColumn(self.what), BarColumn(20), MofNCompleteColumn(), _text_column())
-        bar = Progress(*columns, console=Console(stderr=True), transient=True)
-        self.progress = self.stack.enter_context(bar)
-        self.task = bar.add_task(self.what, text="")
-
-
-def _text_column() -> Any:
-    from rich.progress import TextColumn
-
-    return TextColumn("{task.fields[text]}", markup=False)
+        # On a narrow terminal the text loses its end, and the bar stays.
+        console, width = Console(stderr=True), 8
+        rest = Column(no_wrap=True, max_width=max(10, console.width - width - 1))
+        text = TextColumn("{task.fields[text]}", markup=False, table_column=rest)
+        progress = Progress(BarColumn(width), text, console=console, transient=True)
+        self.progress = self.stack.enter_context(progress)
+        self.task = progress.add_task("", text="")
 
 
 class _Lines:
@@ -125,12 +124,12 @@ class _Lines:
 
 
 def training_line(event: Any) -> str:
-    """Say how a training goes: loss, excess over the noise floor, rate, pace, time left."""
-    excess = "" if event.excess is None else f" ({event.excess:+.1e} over the noise)"
+    """Say how a training goes: time left, loss, its excess over the noise floor, pace, rate."""
+    excess = "" if event.excess is None else f" ({event.excess:+.1e} over noise)"
     score = "" if event.score is None else f", score {event.score:.2f}"
     return (
-        f"loss {event.loss:.5f}{excess}{score}, rate {event.rate:.1e}, {event.crops:.0f} crops/s, "
-        f"{duration(event.left)} left"
+        f"{duration(event.left)} left, loss {event.loss:.4f}{excess}{score}, "
+        f"{event.crops:.0f} crops/s, rate {event.rate:.0e}"
     )
 
 

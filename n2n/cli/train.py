@@ -157,5 +157,6 @@ FIT = (
     "precision",
     "seed",
     "resume",
+    "keep",
 )
 """Options of `train` that are keywords of `n2n.fit` too."""

@@ -97,6 +97,7 @@ def fit(
     out: Path | str | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    keep: bool = False,
     progress: bool | training.Progress = False,
 ) -> Denoiser:
     """Train a denoiser.
@@ -117,13 +118,15 @@ def fit(
         seed: everything random follows from it.
         out: model file to write; while training, the run is kept in `OUT.run/`.
         resume: continue the run in `OUT.run/`, if there is one.
-        overwrite: replace `out` if it exists.
+        overwrite: replace `out` if it exists; resuming its own run does so too.
+        keep: keep `OUT.run/` (state and log) after the end.
         progress: True for a line on stderr, or a function of `training.Event`.
 
     Raises:
         Error: something does not fit together; Failure, Interrupted: see `training.train`.
     """
-    if out is not None and Path(out).exists() and not (overwrite or resume):
+    ours = overwrite or (resume and out is not None and checkpoints.unfinished(out))
+    if out is not None and Path(out).exists() and not ours:
         raise Error(f"out {str(out)!r} exists; choose another name or say overwrite")
     task = _task(task, seed)
     if loss is not None:
@@ -143,7 +146,8 @@ def fit(
     model = Denoiser(trained.params, built, task.scale, json.dumps(card, sort_keys=True))
     if out is not None and Path(out).suffix == ".safetensors":
         model.save(out)
-        checkpoints.remove(out)
+        if not keep:
+            checkpoints.remove(out)
     return model
 
 
@@ -193,8 +197,15 @@ def _burst(
     data_range: Any,
     register: bool,
 ) -> Burst:
-    pictures = [images.to_float(array, data_range) for array in arrays]
+    pictures = [_float(*frame, data_range) for frame in zip(arrays, names, strict=True)]
     return bursts.align(pictures, reference=reference, register=register, names=names)
+
+
+def _float(array: np.ndarray, name: str, data_range: Any) -> np.ndarray:
+    try:
+        return images.to_float(array, data_range)
+    except Error as error:
+        raise Error(f"{name!r}: {error}") from None
 
 
 def _task(task: Any, seed: int) -> Task:

@@ -67,8 +67,9 @@ def storable(picture: Any, data_range: Any) -> np.ndarray:
     if isinstance(picture, (str, Path)):
         picture = images.read(picture).array
     array = np.asarray(picture)
-    if data_range is None and array.dtype in (np.uint8, np.uint16) and array.ndim in (2, 3):
-        array = array.astype(array.dtype.newbyteorder("="))
+    native = array.dtype.newbyteorder("=")
+    if data_range is None and native in (np.uint8, np.uint16) and array.ndim in (2, 3):
+        array = array.astype(native)
         return array if array.ndim == 3 else array[..., None]
     return images.to_float(array, data_range)
 

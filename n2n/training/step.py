@@ -94,7 +94,7 @@ def learning_rate(config: TrainConfig, step: jax.Array, progress: jax.Array) -> 
 def start(network: Network, config: TrainConfig, params: PyTree | None = None) -> TrainState:
     """Return the state before the first step; `params` replace the network's random ones."""
     if params is None:
-        params = network.init(jax.random.fold_in(jax.random.key(config.seed), 0))
+        params = devices.jit(network.init)(jax.random.fold_in(jax.random.key(config.seed), 0))
     # Copies, since the step takes the buffers over: the caller's stay, and no two are one.
     params, average = (jax.tree.map(jnp.array, params) for _ in range(2))
     total = jnp.asarray(config.steps or 2**30, jnp.int32)
