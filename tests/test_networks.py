@@ -97,7 +97,7 @@ def test_init_follows_its_key() -> None:
     assert not np.array_equal(first["encoder"][1]["kernel"], first["encoder"][2]["kernel"])
 
 
-# An independent reference, from reference 1.1 alone ------------------------------------------------
+# An independent reference, from reference 1.1 alone -----------------------------------------------
 
 
 def conv(x: np.ndarray, layer) -> np.ndarray:

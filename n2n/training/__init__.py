@@ -65,7 +65,7 @@ def prepare(task: Task, network: Network, config: TrainConfig) -> Task:
     """
     if config.crop % network.lattice:
         raise Error(
-            f"crop is {config.crop}; it must be a multiple of the network's lattice, {network.lattice}"
+            f"crop is {config.crop}; the network's lattice asks for a multiple of {network.lattice}"
         )
     if task.arrange is not None and task.cut != (config.batch, config.crop):
         task = task.arrange(config.batch, config.crop)
