@@ -59,13 +59,13 @@ def views(scenes, crop: int, count: int, batch: int = 1, seed: int = 0) -> list[
 def test_blocks_hold_every_crop_of_a_line(length: int, crop: int, more: int) -> None:
     length = max(length, crop)
     side = min(length, crop + more - 1)
-    starts = pools._starts(length, side, crop)
-    crops = set(range(length - crop + 1))
-    for start in starts:
-        assert 0 <= start and start + side <= length
-        crops -= set(range(start, start + side - crop + 1))
-    assert not crops
-    assert len(starts) <= math.ceil((length - crop + 1) / (side - crop + 1))
+    spans = pools._spans(length, side, crop)
+    crops: list[int] = []
+    for start, size in spans:
+        assert 0 <= start and start + size <= length and size <= side
+        crops += range(start, start + size - crop + 1)
+    assert crops == list(range(length - crop + 1))  # each exactly once
+    assert len(spans) <= math.ceil((length - crop + 1) / (side - crop + 1))
 
 
 @pytest.mark.parametrize("size", [(9, 31), (33, 70)])

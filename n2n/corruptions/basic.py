@@ -13,7 +13,16 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from n2n.corruptions.base import Corruption, Parameter, draw, known, limits, picture
+from n2n.corruptions.base import (
+    Corruption,
+    Parameter,
+    draw,
+    known,
+    limits,
+    normal,
+    picture,
+    uniform,
+)
 from n2n.types import Error, Observation
 
 
@@ -39,7 +48,7 @@ class Gaussian(Corruption):
         """Return clean + sigma * N(0, 1), H,W,C."""
         clean = picture(clean)
         level, noise = jax.random.split(key)
-        added = draw(level, self.sigma) * jax.random.normal(noise, clean.shape)
+        added = draw(level, self.sigma) * normal(noise, clean.shape)
         return Observation(clean + added, known(clean))
 
     def noise_map(self, key: Array, clean: Array) -> Array:
@@ -102,7 +111,7 @@ class Impulse(Corruption):
         clean = picture(clean)
         level, place, colour = jax.random.split(key, 3)
         replaced = _uniform_mask(place, clean) < draw(level, self.p)
-        colours = jax.random.uniform(colour, clean.shape)
+        colours = uniform(colour, clean.shape)
         return Observation(jnp.where(replaced, colours, clean), known(clean))
 
 
@@ -123,7 +132,7 @@ class Brown(Corruption):
         """Return clean + the noise, H,W,C."""
         clean = picture(clean)
         level, width, noise = jax.random.split(key, 3)
-        white = jax.random.normal(noise, clean.shape)
+        white = normal(noise, clean.shape)
         added = draw(level, self.sigma) * _blurred(white, draw(width, self.blur))
         return Observation(clean + added, known(clean))
 
@@ -162,7 +171,7 @@ class Chain(Corruption):
 
 
 def _uniform_mask(key: Array, clean: Array) -> Array:
-    return jax.random.uniform(key, (*clean.shape[:2], 1))
+    return uniform(key, (*clean.shape[:2], 1))
 
 
 def _blurred(white: Array, blur: Array) -> Array:

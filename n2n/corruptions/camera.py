@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from n2n.corruptions.base import Corruption, Parameter, draw, known, limits, picture
+from n2n.corruptions.base import Corruption, Parameter, draw, known, limits, normal, picture
 from n2n.types import Observation
 
 
@@ -36,7 +36,7 @@ class Camera(Corruption):
         """Return the photograph in display units, H,W,C, within [0, 1]."""
         clean = picture(clean)
         noise, gamma, linear, sigma = self._exposure(key, clean)
-        exposed = linear + sigma * jax.random.normal(noise, clean.shape)
+        exposed = linear + sigma * normal(noise, clean.shape)
         return Observation(_display(exposed, gamma), known(clean))
 
     def noise_map(self, key: Array, clean: Array) -> Array:

@@ -116,7 +116,8 @@ def fit(
         learning_rate: Adam's rate before it falls.
         precision: float32 or bfloat16.
         seed: everything random follows from it.
-        out: model file to write; while training, the run is kept in `OUT.run/`.
+        out: model file to write (.safetensors); while training, the run is kept in `OUT.run/`.
+            For a file of another kind, which the caller writes, only the run is kept.
         resume: continue the run in `OUT.run/`, if there is one.
         overwrite: replace `out` if it exists; resuming its own run does so too.
         keep: keep `OUT.run/` (state and log) after the end.

@@ -160,8 +160,8 @@ def load(model: Path | str) -> Denoiser:
     path = Path(model)
     if path.suffix != ".safetensors" and not path.exists():
         raise Error(
-            f"model is {str(model)!r}; it must be a .safetensors file or one of "
-            f"{', '.join(sorted(shipped))}"
+            f"model is {str(model)!r}; it must be a .safetensors file or the name of weights in "
+            f"the package: {', '.join(sorted(shipped)) or 'there are none'}"
         )
     return _load_file(path)
 
@@ -169,13 +169,14 @@ def load(model: Path | str) -> Denoiser:
 def _load_file(path: Path) -> Denoiser:
     arrays, meta = checkpoints.load(path)
     try:
-        config, (low, high), card = meta["network"], meta["scale"], meta["card"]
+        config, scale, card = dict(meta["network"]), meta["scale"], dict(meta["card"])
+        low, high = (float(end) for end in scale)
     except (KeyError, TypeError, ValueError):
         raise Error(f"{str(path)!r} is a checkpoint or a broken model, not a model file") from None
     network = networks.build(config)
     template = jax.eval_shape(network.init, jax.random.key(0))
     params = jax.tree.map(np.asarray, checkpoints.fill(template, arrays))
-    return Denoiser(params, network, (float(low), float(high)), json.dumps(card, sort_keys=True))
+    return Denoiser(params, network, (low, high), json.dumps(card, sort_keys=True))
 
 
 @functools.lru_cache(maxsize=4)

@@ -58,8 +58,11 @@ def _by_stem(paths: Sequence[Any]) -> dict[str, Any]:
 
 
 def _without_common_end(stems: Mapping[str, Any]) -> dict[str, Any]:
-    end = os.path.commonprefix([stem[::-1] for stem in stems])
-    return {stem[: len(stem) - len(end)]: path for stem, path in stems.items()}
+    end = os.path.commonprefix([stem[::-1] for stem in stems])[::-1]
+    end = end[min((end.find(mark) for mark in "_-. " if mark in end), default=len(end)) :]
+    if len(stems) < 2:  # all of a single stem would be common
+        return dict(stems)
+    return {stem.removesuffix(end): path for stem, path in stems.items()}
 
 
 def storable(picture: Any, data_range: Any) -> np.ndarray:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,13 +65,13 @@ def _sample(
 
 def _view(key: jax.Array, stripe: Mapping[str, Any], crop: int) -> dict[str, jax.Array]:
     """Cut one random crop of one random block, flipped and transposed at random, from a stripe."""
-    block_key, y_key, x_key, turn_key = jax.random.split(key, 4)
-    block = jnp.searchsorted(stripe["until"], jax.random.uniform(block_key), side="right")
+    chance = jax.random.uniform(key, (6,))  # one draw for all: each costs a second of compilation
+    block = jnp.searchsorted(stripe["until"], chance[0], side="right")
     block = jnp.minimum(block, stripe["until"].shape[0] - 1)
     height, width = stripe["extent"][block]
-    y = jax.random.randint(y_key, (), 0, height - crop + 1)
-    x = jax.random.randint(x_key, (), 0, width - crop + 1)
-    turn = jax.random.bernoulli(turn_key, shape=(3,))
+    y = (chance[1] * (height - crop + 1)).astype(jnp.int32)
+    x = (chance[2] * (width - crop + 1)).astype(jnp.int32)
+    turn = chance[3:] < 0.5
     view = {}
     for name, blocks in stripe.items():
         if name in ("extent", "until"):
@@ -111,12 +111,12 @@ def _pool(
     stripes = batch if len(kept) >= batch else 1
     each = -(-len(kept) // stripes)
     dealt = [kept[i % len(kept)] for i in range(stripes * each)]
-    blocks = [_block(scenes[s], y, x, side, crop) for s, y, x, _ in dealt]
+    blocks = [_block(scenes[place.scene], place, side, crop) for place in dealt]
     pool = {
         name: np.stack([b[name] for b in blocks]).reshape(stripes, each, *blocks[0][name].shape)
         for name in blocks[0]
     }
-    share = np.array([place[3] for place in dealt]).reshape(stripes, each)
+    share = np.array([place.crops(crop) for place in dealt]).reshape(stripes, each)
     until = np.cumsum(share, axis=1) / share.sum(1, keepdims=True)
     return {**pool, "until": until.astype(np.float32)}
 
@@ -126,29 +126,41 @@ def _size(scene: Scene) -> tuple[int, int]:
     return height, width
 
 
-def _places(scenes: Sequence[Scene], crop: int) -> tuple[list[tuple[int, int, int, float]], int]:
-    """Return (scene, y, x, crops) of every block, and the blocks' common side.
+class _Place(NamedTuple):
+    """Name a block: of which scene, from where, how large."""
 
-    `crops` is how many crops of the picture a block stands for, so that blocks drawn in proportion
-    to it make every picture count by its area however its blocks overlap.
+    scene: int
+    y: int
+    x: int
+    height: int
+    width: int
+
+    def crops(self, crop: int) -> int:
+        """Return how many crops lie in it: what it is drawn in proportion to."""
+        return max(1, self.height - crop + 1) * max(1, self.width - crop + 1)
+
+
+def _places(scenes: Sequence[Scene], crop: int) -> tuple[list[_Place], int]:
+    """Return the blocks of all scenes, and their common side.
+
+    Every crop of a scene lies in exactly one of its blocks, so that within a stripe all crops of
+    all pictures are equally likely.
     """
     sizes = [_size(scene) for scene in scenes]
     side = max(crop, min(BLOCK + crop - 1, max(max(size) for size in sizes)))
     places = []
-    for index, size in enumerate(sizes):
-        ys, xs = (_starts(length, side, crop) for length in size)
-        crops = [max(1, length - crop + 1) for length in size]
-        share = crops[0] * crops[1] / (len(ys) * len(xs))
-        places += [(index, y, x, share) for y in ys for x in xs]
+    for index, (height, width) in enumerate(sizes):
+        rows, columns = _spans(height, side, crop), _spans(width, side, crop)
+        places += [_Place(index, y, x, h, w) for y, h in rows for x, w in columns]
     return places, side
 
 
-def _starts(length: int, side: int, crop: int) -> list[int]:
-    """Spread as few blocks over a line as hold every crop of it whole."""
-    count = max(1, -(-(length - crop + 1) // (side - crop + 1)))
-    if count == 1:
-        return [0]
-    return [round(i * (length - side) / (count - 1)) for i in range(count)]
+def _spans(length: int, side: int, crop: int) -> list[tuple[int, int]]:
+    """Return (start, length) of as few blocks as hold every crop of a line, each crop once."""
+    positions = max(1, length - crop + 1)
+    count = -(-positions // (side - crop + 1))
+    edges = [round(i * positions / count) for i in range(count + 1)]
+    return [(a, b - a + crop - 1) for a, b in zip(edges, edges[1:], strict=False)]
 
 
 def _block_bytes(scene: Scene, side: int) -> int:
@@ -158,14 +170,16 @@ def _block_bytes(scene: Scene, side: int) -> int:
     )
 
 
-def _block(scene: Scene, y: int, x: int, side: int, crop: int) -> dict[str, np.ndarray]:
+def _block(scene: Scene, place: _Place, side: int, crop: int) -> dict[str, np.ndarray]:
     """Cut one block, completed to the common side; `extent` says how much of it is picture."""
     block: dict[str, np.ndarray] = {}
     for name, value in scene.items():
         if value.ndim < 3:
             block[name] = value
             continue
-        cut = at_least(value[..., y : y + side, x : x + side, :], crop)
+        rows = slice(place.y, place.y + place.height)
+        columns = slice(place.x, place.x + place.width)
+        cut = at_least(value[..., rows, columns, :], crop)
         height, width = cut.shape[-3:-1]
         block["extent"] = np.array([height, width], np.int32)
         more = [(0, 0)] * (cut.ndim - 3) + [(0, side - height), (0, side - width), (0, 0)]

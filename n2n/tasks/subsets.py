@@ -74,18 +74,18 @@ def _subset_weights(
     a = (1-u) 1_S/|S| + u/N and b = 1/N + (1_T/|T| - 1/N)/(1-u), whose product a.b is 0, so that
     the input comes nearer to the noise of the whole mean, lower than that of any subset.
     """
-    size_key, order_key, any_key, mix_key = jax.random.split(key, 4)
+    chance = jax.random.uniform(key, (3 + most,))  # one draw for all: each costs compilation
     n = present.sum().astype(jnp.int32)
     least = (n + 1) // 2
     if patchy:
-        least = jnp.where(jax.random.bernoulli(any_key, 0.2), 1, least)
-    size = jax.random.randint(size_key, (), least, jnp.maximum(n, least + 1))
-    order = jnp.where(present > 0, jax.random.uniform(order_key, (most,)), 2.0)
+        least = jnp.where(chance[0] < 0.2, 1, least)
+    size = least + (chance[1] * (n - least)).astype(jnp.int32)
+    order = jnp.where(present > 0, chance[3:], 2.0)
     chosen = (order.argsort().argsort() < size).astype(jnp.float32)
     rest = present - chosen
     s, t = chosen / chosen.sum(), rest / jnp.maximum(rest.sum(), 1.0)
     even = present / n
-    u = jnp.where(n <= 3, jax.random.uniform(mix_key, maxval=0.75), 0.0)
+    u = jnp.where(n <= 3, 0.75 * chance[2], 0.0)
     b = jnp.where(n <= 3, even + (t - even) / (1 - u), t)
     return (1 - u) * s + u * even, b
 

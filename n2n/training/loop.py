@@ -89,7 +89,7 @@ class Loop:
                 losses = np.asarray(jax.device_get(losses), np.float64)
                 self._check_finite(losses, step)
                 self.state, step = state, step + length
-                self._smooth(losses)
+                self._smooth(losses, step)
                 seconds = time.monotonic() - clock
                 self._report(step, length, seconds)
                 if stop:
@@ -138,15 +138,16 @@ class Loop:
 
     def _check_finite(self, values: np.ndarray, step: int) -> None:
         if not np.isfinite(values).all():
-            kept = f"; the last good state is in {str(self.run.folder)!r}" if self.run else ""
+            saved = self.run is not None and self.run.checkpoint.exists()
+            kept = f"; the last good state is in {str(self.run.folder)!r}" if saved else ""
             raise Failure(
                 f"training is not finite between steps {step} and {step + len(values)}{kept}; "
                 f"try a lower learning rate than {self.config.learning_rate:g}"
             )
 
-    def _smooth(self, losses: np.ndarray) -> None:
+    def _smooth(self, losses: np.ndarray, step: int) -> None:
         """Average the loss over about a hundred steps: that of a few crops says little."""
-        share = 1.0 if math.isnan(self.loss) else min(1.0, len(losses) / 100)
+        share = 1.0 if math.isnan(self.loss) else min(1.0, len(losses) / min(100, step))
         before = 0.0 if math.isnan(self.loss) else self.loss
         self.loss = before + share * (float(losses.mean()) - before)
 
@@ -247,9 +248,17 @@ def _identity(task: Task, network: Network, config: TrainConfig) -> dict[str, An
     return {
         "network": network.config,
         "noise": task.name,
+        "loss": _name(task.loss),
         "data": _fingerprint(task.pool),
-        **{k: settings[k] for k in ("seed", "batch", "crop", "learning_rate", "precision", "ramp")},
+        **{k: settings[k] for k in _SETTINGS},
     }
+
+
+_SETTINGS = ("seed", "batch", "crop", "learning_rate", "precision", "warmup", "ramp")
+
+
+def _name(function: Callable) -> str:
+    return getattr(function, "__qualname__", type(function).__name__)
 
 
 def _fingerprint(pool: PyTree) -> str:
