@@ -200,6 +200,7 @@ def test_the_number_of_devices_changes_no_loss(raw, stripes: int) -> None:
     np.testing.assert_allclose(raw[:10], raw[10:], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_real_network_on_four_devices(raw) -> None:
     rng = np.random.default_rng(0)
     pool = rng.random((4, 32, 32, 1), np.float32)
