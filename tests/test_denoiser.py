@@ -19,6 +19,8 @@ from n2n.networks import UNet
 from n2n.training import TrainConfig
 from n2n.types import Burst, Error
 
+pytestmark = pytest.mark.usefixtures("hasty")
+
 
 def random_model(inputs: int, outputs: int, scale=(0.0, 1.0), residual: bool = True) -> Denoiser:
     """Return a model of random weights that changes a picture by about 0.1."""
@@ -306,6 +308,7 @@ def test_fit_from_weights_keeps_them(grey) -> None:
     assert max(jax.tree.leaves(moved)) < 1e-3  # two steps of a rate of at most 4e-5 began there
 
 
+@pytest.mark.slow
 def test_fit_grows_input_channels(grey) -> None:
     _, frames = noisy(2)
     wide = UNet(2, 1, width=3, residual=True)

@@ -14,6 +14,8 @@ from n2n import evaluation
 from n2n.corruptions import Bernoulli, Gaussian
 from n2n.types import Error
 
+pytestmark = pytest.mark.usefixtures("hasty")
+
 SIGMA = 25 / 255
 
 

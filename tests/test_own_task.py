@@ -14,6 +14,8 @@ import pytest
 import n2n
 from n2n.types import Batch, Network, Task
 
+pytestmark = pytest.mark.usefixtures("hasty")
+
 SIGMA = 0.05
 
 

@@ -106,6 +106,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, undisturbed, kind, whe
     assert not folder.exists() and os.listdir(tmp_path) == [out.name]
 
 
+@pytest.mark.slow
 def test_a_run_stopped_after_every_step_is_the_same(tmp_path, undisturbed, every_step) -> None:
     out = tmp_path / "m.safetensors"
     for step in range(1, STEPS):

@@ -16,6 +16,8 @@ from n2n.networks import UNet
 from n2n.training import TrainConfig, loop, step
 from n2n.types import Batch, Error, Failure, Network, Task
 
+pytestmark = pytest.mark.usefixtures("hasty")
+
 
 def line() -> Network:
     """Return a network of two parameters, f(x) = gain x + offset: compiled in no time."""
