@@ -1,7 +1,7 @@
 """Bursts: frames of one scene -> a Burst in the geometry of its reference frame.
 
 Arrays in, arrays out; no files. `checks` says what is wrong with the frames, `masks` where they
-must not be used.
+must not be used, `tone` brings them to one exposure and white balance.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 from n2n import registration
 from n2n.bursts import checks
 from n2n.bursts.masks import clipping, hard_limit, motion
+from n2n.bursts.tone import matched
 from n2n.registration import Transform, largest, warp
 from n2n.types import Burst, Error
 
@@ -87,7 +88,7 @@ def _stack(pictures: list[np.ndarray], found: list[Transform]) -> tuple[np.ndarr
 def _compared(
     stack: np.ndarray, weights: np.ndarray, first: int, names: tuple[str, ...]
 ) -> list[checks.Note]:
-    """Take movement out of the weights, in place; say what the comparison shows."""
+    """Take movement out of the weights and tone out of the frames, in place; say what shows."""
     notes: list[checks.Note] = []
     for index, name in enumerate(names):
         if index == first:
@@ -99,6 +100,7 @@ def _compared(
             text = f"{name} shows movement in {100 * (seen - left):.0f} % of the picture"
             notes.append((20 + seen - left, f"{text}: it is not used there."))
         notes += checks.exposure(stack[index], stack[first], weights[index], name, names[first])
+        stack[index] = matched(stack[index], stack[first], weights[index])
     return notes + checks.correlated(stack, weights, names)
 
 

@@ -112,11 +112,11 @@ def exposure(
     if abs(total - 1) > 0.03:
         word = "brighter" if total > 1 else "darker"
         text = f"{name} is {100 * abs(total - 1):.1f} % {word} than {other}"
-        notes.append((30 + abs(total - 1), f"{text}: their exposures differ."))
+        notes.append((30 + abs(total - 1), f"{text}: it is matched."))
     tint = float(np.max(np.abs(ours / theirs / total - 1)))
     if tint > 0.03:
         text = f"The colours of {name} differ from those of {other} by {100 * tint:.1f} %"
-        notes.append((30 + tint, f"{text}: their white balance differs."))
+        notes.append((30 + tint, f"{text}: they are matched."))
     return notes
 
 

@@ -27,7 +27,7 @@ SLACK = 0.1
 _LEVELS = 16
 
 
-class _Curve(NamedTuple):
+class Curve(NamedTuple):
     """Hold robust centre and standard deviation of a residual by brightness."""
 
     at: np.ndarray
@@ -35,7 +35,7 @@ class _Curve(NamedTuple):
     sigma: np.ndarray
 
 
-def _curve(rest: np.ndarray, bright: np.ndarray, known: np.ndarray) -> _Curve:
+def brightness_curve(rest: np.ndarray, bright: np.ndarray, known: np.ndarray) -> Curve:
     """Measure a residual H,W in bins of equally many pixels; all from the picture itself.
 
     White-noise theory would set the sigma of an average too low where demosaicking, JPEG or
@@ -47,13 +47,13 @@ def _curve(rest: np.ndarray, bright: np.ndarray, known: np.ndarray) -> _Curve:
     order = np.array_split(np.argsort(bright, kind="stable"), _LEVELS)
     order = [one for one in order if one.size]
     if not order:
-        return _Curve(np.zeros(1), np.zeros(1), np.ones(1))
+        return Curve(np.zeros(1), np.zeros(1), np.ones(1))
     at = np.array([bright[one].mean() for one in order], np.float64)
     centre = np.array([np.median(rest[one]) for one in order])
     sigma = np.array(
         [1.4826 * np.median(np.abs(rest[one] - c)) for one, c in zip(order, centre, strict=True)]
     )
-    return _Curve(at, centre, np.maximum(sigma, max(0.25 * float(np.median(sigma)), 1e-6)))
+    return Curve(at, centre, np.maximum(sigma, max(0.25 * float(np.median(sigma)), 1e-6)))
 
 
 def slope(picture: np.ndarray) -> np.ndarray:
@@ -72,7 +72,7 @@ def _deviation(
     for here, there in zip(np.moveaxis(reference, -1, 0), np.moveaxis(frame, -1, 0), strict=True):
         here, there = cv2.blur(here, (side, side)), cv2.blur(there, (side, side))
         bright = (here + there) / 2
-        curve = _curve(there - here, bright, overlap)
+        curve = brightness_curve(there - here, bright, overlap)
         rest = there - here - np.interp(bright, curve.at, curve.centre)
         spread = np.hypot(np.interp(bright, curve.at, curve.sigma), SLACK * slope(bright))
         total += np.square(rest / spread)
@@ -121,7 +121,7 @@ def hard_limit(pictures: Sequence[np.ndarray]) -> float | None:
     return top if at > max(8, size / 20_000) and at >= near / 2 else None
 
 
-def _sigma(stack: np.ndarray, weights: np.ndarray, first: int) -> tuple[np.ndarray, _Curve]:
+def _sigma(stack: np.ndarray, weights: np.ndarray, first: int) -> tuple[np.ndarray, Curve]:
     """Return the weighted mean H,W,C and one frame's noise by brightness (both float)."""
     count = np.maximum(weights.sum(0), 1e-6)
     mean = np.zeros(stack.shape[1:], np.float32)
@@ -131,10 +131,10 @@ def _sigma(stack: np.ndarray, weights: np.ndarray, first: int) -> tuple[np.ndarr
     other = 1 if first == 0 else 0
     bright = cv2.blur(grey(mean), (5, 5))
     rest = (stack[other] - stack[first]) / np.sqrt(np.float32(2))
-    curves = [_curve(one, bright, weights[other]) for one in np.moveaxis(rest, -1, 0)]
+    curves = [brightness_curve(one, bright, weights[other]) for one in np.moveaxis(rest, -1, 0)]
     sigma = np.max([curve.sigma for curve in curves], axis=0)
     # A clipped sample has lost half its noise: towards the limit the curve may not fall.
-    return mean, _Curve(curves[0].at, curves[0].centre, np.maximum.accumulate(sigma))
+    return mean, Curve(curves[0].at, curves[0].centre, np.maximum.accumulate(sigma))
 
 
 def clipping(stack: np.ndarray, weights: np.ndarray, first: int, limit: float | None) -> np.ndarray:
