@@ -94,13 +94,17 @@ def _compared(
         if index == first:
             continue
         seen = float(weights[index].mean())
-        weights[index] *= motion(stack[index], stack[first], weights[index])
+        frame, overlap = stack[index], weights[index]
+        weight = overlap * motion(frame, stack[first], overlap)
+        notes += checks.exposure(frame, stack[first], weight, name, names[first])
+        alike = matched(frame, stack[first], weight)
+        if alike is not frame:  # judged anew, since another light looks like movement
+            weight = overlap * motion(alike, stack[first], overlap)
+        stack[index], weights[index] = alike, weight
         left = float(weights[index].mean())
         if seen - left > 0.2:
             text = f"{name} shows movement in {100 * (seen - left):.0f} % of the picture"
             notes.append((20 + seen - left, f"{text}: it is not used there."))
-        notes += checks.exposure(stack[index], stack[first], weights[index], name, names[first])
-        stack[index] = matched(stack[index], stack[first], weights[index])
     return notes + checks.correlated(stack, weights, names)
 
 

@@ -1,8 +1,9 @@
-"""Small differences of exposure and white balance between frames, taken out.
+"""Small differences of exposure, white balance and shading between frames, taken out.
 
-Camera-developed values are no linear function of light, so the difference is a curve of brightness,
-not a gain; it is measured channel by channel from medians over the whole picture, so that no sample
-is changed because of its own noise.
+Camera-developed values are no linear function of light, so the difference of exposure is a curve of
+brightness, not a gain, measured channel by channel from medians over the whole picture. Shading (a
+lens that is brighter in the middle, a hand that takes away light) is a gain that varies slowly over
+the picture. Both come from thousands of pixels, so that no sample is changed by its own noise.
 """
 
 from __future__ import annotations
@@ -14,15 +15,21 @@ from n2n.registration.geometry import cv2
 
 NEGLIGIBLE = 0.1
 """Differences below this share of a frame's own noise are none: the mean of frames hides them."""
+SHADED = 0.25
+"""Shading is taken out where its standard deviation exceeds this share of a frame's noise."""
 _SIDE = 5
 
 
 def matched(frame: np.ndarray, reference: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Return a registered frame H,W,C float32 in the reference's exposure and white balance.
+    """Return a registered frame H,W,C float32 in the reference's exposure, colours and shading.
 
-    `weight` H,W,1 is 0 where the frame shows something else. A frame that agrees to within a tenth
-    of its noise is returned as it is.
+    `weight` H,W,1 is 0 where the frame shows something else. What agrees to within a tenth of the
+    noise (the shading: a quarter) is returned as it is.
     """
+    return _shaded(_toned(frame, reference, weight), reference, weight)
+
+
+def _toned(frame: np.ndarray, reference: np.ndarray, weight: np.ndarray) -> np.ndarray:
     result = frame
     for channel in range(frame.shape[2]):
         here, there = reference[..., channel], frame[..., channel]
@@ -35,3 +42,25 @@ def matched(frame: np.ndarray, reference: np.ndarray, weight: np.ndarray) -> np.
         half = there - np.interp(there, curve.at, curve.centre) / 2
         result[..., channel] = there - np.interp(half, curve.at, curve.centre)
     return result
+
+
+def _shaded(frame: np.ndarray, reference: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Multiply by the ratio of the two pictures' surroundings, a twelfth of the picture wide."""
+    side = max(15, min(frame.shape[:2]) // 12 | 1)
+    here, there = (_surroundings(one, weight, side) for one in (reference, frame))
+    rest = (frame - reference)[weight[..., 0] > 0]
+    sigma = 1.4826 * float(np.median(np.abs(rest - np.median(rest)))) if rest.size else np.inf
+    known = cv2.blur(weight, (side, side)) > 0.5
+    if not known.any() or float(np.std((there - here)[known])) <= SHADED * sigma:
+        return frame
+    floor = 0.02 * float(here.max())
+    gain = (np.maximum(here, 0) + floor) / (np.maximum(there, 0) + floor)
+    return (frame * np.where(known[..., None], gain, 1.0)).astype(np.float32)
+
+
+def _surroundings(picture: np.ndarray, weight: np.ndarray, side: int) -> np.ndarray:
+    """Average H,W,C over a smooth window, by weights."""
+    total, count = picture * weight, weight
+    for _ in range(2):
+        total, count = (cv2.blur(one, (side, side)).reshape(one.shape) for one in (total, count))
+    return total / np.maximum(count, 1e-3)
