@@ -24,7 +24,8 @@ SPECK = 150
 """Pixels from which on a moved place needs no such peak."""
 SLACK = 0.1
 """Pixels of misregistration that are not movement."""
-_LEVELS = 16
+LEVELS = 16
+"""Bins of brightness."""
 
 
 class Curve(NamedTuple):
@@ -44,7 +45,7 @@ def brightness_curve(rest: np.ndarray, bright: np.ndarray, known: np.ndarray) ->
     chosen = np.flatnonzero(known.ravel() > 0)
     chosen = chosen[:: max(1, chosen.size // 300_000)]
     bright, rest = bright.ravel()[chosen], rest.ravel()[chosen]
-    order = np.array_split(np.argsort(bright, kind="stable"), _LEVELS)
+    order = np.array_split(np.argsort(bright, kind="stable"), LEVELS)
     order = [one for one in order if one.size]
     if not order:
         return Curve(np.zeros(1), np.zeros(1), np.ones(1))

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from n2n.bursts.masks import brightness_curve
+from n2n.bursts.masks import LEVELS, brightness_curve
 from n2n.registration.geometry import cv2
 
-NEGLIGIBLE = 0.1
-"""Differences below this share of a frame's own noise are none: the mean of frames hides them."""
+NEGLIGIBLE = 0.03
+"""Differences below this share of a frame's own noise are none: no mean of frames shows them."""
 SHADED = 0.25
 """Shading is taken out where its standard deviation exceeds this share of a frame's noise."""
 _SIDE = 5
@@ -23,19 +23,22 @@ _SIDE = 5
 def matched(frame: np.ndarray, reference: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Return a registered frame H,W,C float32 in the reference's exposure, colours and shading.
 
-    `weight` H,W,1 is 0 where the frame shows something else. What agrees to within a tenth of the
-    noise (the shading: a quarter) is returned as it is.
+    `weight` H,W,1 is 0 where the frame shows something else. What agrees as well as the noise lets
+    one tell is returned as it is.
     """
     return _shaded(_toned(frame, reference, weight), reference, weight)
 
 
 def _toned(frame: np.ndarray, reference: np.ndarray, weight: np.ndarray) -> np.ndarray:
     result = frame
+    # Medians of equally full bins, whose own error is 1.25 sigma / sqrt(n).
+    error = 1.25 / np.sqrt(max(1.0, float(weight.sum()) / LEVELS))
+    least = max(NEGLIGIBLE, 4 * error)
     for channel in range(frame.shape[2]):
         here, there = reference[..., channel], frame[..., channel]
         bright = cv2.blur((here + there) / 2, (_SIDE, _SIDE))
         curve = brightness_curve(there - here, bright, weight)
-        if np.abs(curve.centre).max() <= NEGLIGIBLE * np.median(curve.sigma):
+        if np.abs(curve.centre).max() <= least * np.median(curve.sigma):
             continue
         result = frame.copy() if result is frame else result
         # The curve is one of the two frames' mean: half of the difference lies on either side.
