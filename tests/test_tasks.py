@@ -466,7 +466,9 @@ def test_bursts_of_different_lengths_share_a_pool() -> None:
     task = cut(tasks.bursts([burst(3, seed=1), burst(6, side=80, seed=2)]), batch=2)
     for stripe in range(2):
         batch = examples(task, 30, stripe=stripe)
-        assert np.isfinite(batch.input).all() and batch.weight.max() == 1
+        assert np.isfinite(batch.input).all()
+        # A sum of six float32 shares over another sum of them: a few rounding errors of 6e-8.
+        assert batch.weight.max() == pytest.approx(1, rel=1e-6)
         # Frames that are not there are 0, a mean with one of them would be far off 0.5.
         low, high = task.scale
         assert np.abs(batch.input.mean((1, 2, 3)) * (high - low) + low - 0.5).max() < 0.05
