@@ -156,6 +156,7 @@ def _noise(frame: np.ndarray) -> np.ndarray:
 
 
 def clipped(mask: np.ndarray, limit: float | None) -> list[Note]:
+    """Say so where over 1 % of the picture, `mask` H,W,1 being 0 there, reaches `limit`."""
     share = 1 - float(mask.mean())
     if share <= 0.01:
         return []

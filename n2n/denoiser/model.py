@@ -215,4 +215,5 @@ def _tiles_shown(progress: bool | prediction.Progress) -> prediction.Progress | 
 
 
 def show(text: str, last: bool) -> None:
+    """Write a line on stderr over the one before; `last` ends it."""
     print(f"\r{text:<78}", end="\n" if last else "", file=sys.stderr, flush=True)
