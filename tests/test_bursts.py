@@ -363,3 +363,19 @@ def test_exposure_colours_and_shading_become_the_references(change):
         # Shading of 8 % is 0.02 at this brightness; a quarter of it may be left.
         assert cv2.blur(rest, (41, 41)).std() < 0.005
     assert burst.weights[:, 30:-30, 30:-30].mean() > 0.99
+
+
+def test_noise_alone_is_matched_to_nothing():
+    """Forty-two comparisons: each of sixteen medians is itself up to 4 of its errors away."""
+    truth = scene("astronaut")
+    frames = noisy(truth, 15, sigma=25)
+    burst = align(frames, register=False)
+    np.testing.assert_array_equal(burst.frames, np.stack(frames))
+
+
+def test_a_difference_that_only_a_mean_shows_is_matched():
+    """A tenth of one frame's noise, over all brightnesses."""
+    first, second = noisy(scene("astronaut"), 2, sigma=25)
+    burst = align([first, second + np.float32(2.5 / 255)], register=False)
+    rest = burst.frames[1] - second
+    assert abs(rest.mean()) < 0.1 * 2.5 / 255

@@ -13,8 +13,10 @@ import numpy as np
 from n2n.bursts.masks import LEVELS, brightness_curve
 from n2n.registration.geometry import cv2
 
-NEGLIGIBLE = 0.03
+NEGLIGIBLE = 0.02
 """Differences below this share of a frame's own noise are none: no mean of frames shows them."""
+CHANCE = 2.0
+"""Root mean square of 16 medians, in their own errors, that chance reaches once in 10 million."""
 SHADED = 0.25
 """Shading is taken out where its standard deviation exceeds this share of a frame's noise."""
 _SIDE = 5
@@ -33,12 +35,12 @@ def _toned(frame: np.ndarray, reference: np.ndarray, weight: np.ndarray) -> np.n
     result = frame
     # Medians of equally full bins, whose own error is 1.25 sigma / sqrt(n).
     error = 1.25 / np.sqrt(max(1.0, float(weight.sum()) / LEVELS))
-    least = max(NEGLIGIBLE, 4 * error)
+    least = max(NEGLIGIBLE, CHANCE * error)
     for channel in range(frame.shape[2]):
         here, there = reference[..., channel], frame[..., channel]
         bright = cv2.blur((here + there) / 2, (_SIDE, _SIDE))
         curve = brightness_curve(there - here, bright, weight)
-        if np.abs(curve.centre).max() <= least * np.median(curve.sigma):
+        if np.sqrt(np.mean(np.square(curve.centre))) <= least * np.median(curve.sigma):
             continue
         result = frame.copy() if result is frame else result
         # The curve is one of the two frames' mean: half of the difference lies on either side.
