@@ -379,3 +379,41 @@ def test_a_difference_that_only_a_mean_shows_is_matched():
     burst = align([first, second + np.float32(2.5 / 255)], register=False)
     rest = burst.frames[1] - second
     assert abs(rest.mean()) < 0.1 * 2.5 / 255
+
+
+# Sharpness ---------------------------------------------------------------------------------------
+
+
+def blurred(frame: np.ndarray, sigma: float) -> np.ndarray:
+    return cv2.GaussianBlur(frame, (0, 0), sigma)
+
+
+@pytest.mark.parametrize("sigma", [2, 10, 25])
+def test_a_blurred_frame_is_left_out(sigma):
+    truth = scene("astronaut")
+    frames = noisy(truth, 6, sigma)
+    frames[3] = noisy(blurred(truth, 1.5), 1, sigma, seed=1)[0]
+    burst = align(frames)
+    assert burst.names == ("frame 1", "frame 2", "frame 3", "frame 5", "frame 6")
+    assert len(burst.frames) == len(burst.weights) == len(burst.transforms) == 5
+    assert "frame 4 shows" in burst.checks[0] and "it is left out" in burst.checks[0]
+
+
+def test_a_sharper_frame_is_recommended_as_the_reference():
+    truth = scene("astronaut")
+    first = noisy(blurred(truth, 1.5), 1, 5, seed=1)[0]
+    burst = align([first, *noisy(truth, 3, 5)])
+    assert len(burst.frames) == 4 and "frame 1 is less sharp than frame" in burst.checks[0]
+
+
+def test_half_of_the_frames_stay_however_blurred():
+    truth = scene("astronaut")
+    frames = noisy(truth, 2, 5) + noisy(blurred(truth, 2), 6, 5, seed=1)
+    burst = align(frames)
+    assert len(burst.frames) == 4 and burst.names[:2] == ("frame 1", "frame 2")
+
+
+def test_two_frames_are_never_judged_by_sharpness():
+    truth = scene("astronaut")
+    burst = align([*noisy(truth, 1, 5), *noisy(blurred(truth, 1.5), 1, 5, seed=1)])
+    assert len(burst.frames) == 2

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from n2n import networks
-from n2n.networks import RED30, UNet
+from n2n.networks import RED30, UNet, layers
 from n2n.types import Error
 
 TINY = UNet(3, 3, width=3)
@@ -180,6 +181,55 @@ def test_red30_equals_the_reference() -> None:
     assert wanted.std() > 0.05
     out = np.asarray(jax.jit(network.apply)(params, x))[0]
     np.testing.assert_allclose(out, x[0] - wanted, atol=1e-5 * max(1, np.abs(wanted).max()))
+
+
+# Enlargement folded into the convolution ---------------------------------------------------------
+
+
+def expanded_plainly(x, skip, kernel, bias):
+    wide = jnp.concatenate([x.repeat(2, axis=1).repeat(2, axis=2), skip], axis=-1)
+    names = ("NHWC", "HWIO", "NHWC")
+    return (
+        jax.lax.conv_general_dilated(wide, kernel, (1, 1), "SAME", dimension_numbers=names) + bias
+    )
+
+
+def expanded(x, skip, kernel, bias):
+    layer = layers.conv(kernel.shape[2], kernel.shape[3], 1.0, jnp.float32, nnx.Rngs(0))
+    graph, _ = nnx.split(layer, nnx.Param)
+    return layers.expand(nnx.merge(graph, nnx.State({"kernel": kernel, "bias": bias})), x, skip)
+
+
+def expand_inputs(height=5, width=3):
+    rng = np.random.default_rng(0)
+    shapes = (2, height, width, 4), (2, 2 * height, 2 * width, 3), (3, 3, 7, 6), (6,)
+    return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+
+
+@pytest.mark.parametrize("size", [(5, 3), (1, 1), (1, 8)])
+def test_the_folded_form_equals_enlarging_and_convolving(size) -> None:
+    given = expand_inputs(*size)
+    # Sums of 63 products of normal numbers: float32 rounding leaves 1e-6 of their size, 8.
+    np.testing.assert_allclose(expanded(*given), expanded_plainly(*given), atol=1e-5)
+
+
+def test_the_folded_form_has_the_same_derivatives() -> None:
+    given = expand_inputs()
+    change = [value[::-1].copy() for value in given]
+    weight = np.random.default_rng(1).standard_normal(expanded_plainly(*given).shape)
+
+    def score(form):
+        return lambda *given: jnp.sum(jnp.sin(form(*given)) * weight)
+
+    every = (0, 1, 2, 3)
+    ours, plain = (jax.grad(score(form), every)(*given) for form in (expanded, expanded_plainly))
+    for one, other in zip(ours, plain, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5 * np.abs(other).max())
+    ours, plain = (
+        jax.jvp(lambda *a, form=form: jax.grad(score(form), 2)(*a), given, change)[1]
+        for form in (expanded, expanded_plainly)
+    )
+    np.testing.assert_allclose(ours, plain, atol=2e-5 * np.abs(plain).max())
 
 
 # Channels and precision --------------------------------------------------------------------------

@@ -28,8 +28,8 @@ def align(
     """Bring frames H,W,C (or H,W) float32 in display units into their reference's geometry.
 
     `reference` is an index, by default the first; with `register=False` the frames are taken as
-    aligned. Frames that show another scene are left out with a sentence in `checks`; what makes
-    the burst useless raises `Error` and names the frame.
+    aligned. Frames that show another scene, or are clearly blurred, are left out with a sentence in
+    `checks`; what makes the burst useless raises `Error` and names the frame.
     """
     names = tuple(names or (f"frame {index + 1}" for index in range(len(frames))))
     pictures = checks.usable(frames, names)
@@ -48,6 +48,11 @@ def align(
     stack, weights = _stack(pictures, found)
     del pictures
     notes += _compared(stack, weights, first, names)
+    kept, blurred = checks.sharp(stack, weights, names, first)
+    notes += blurred
+    if len(kept) < len(stack):
+        stack, weights, found = stack[kept], weights[kept], [found[i] for i in kept]
+        names, first = tuple(names[i] for i in kept), kept.index(first)
     mask = clipping(stack, weights, first, limit)
     notes += checks.clipped(mask, limit)
     shift = max(largest(one, stack.shape[1:]) for one in found)

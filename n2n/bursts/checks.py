@@ -15,6 +15,8 @@ from n2n.types import Error
 
 RELATED = 0.5
 """Correlation of structure below which a frame shows another scene; strangers reach 0.3."""
+SHARP = 0.7
+"""Share of the reference's fine detail below which a frame was moved or defocused."""
 Note = tuple[float, str]
 """How bad (larger is worse), and a plain sentence."""
 
@@ -118,6 +120,57 @@ def exposure(
         text = f"The colours of {name} differ from those of {other} by {100 * tint:.1f} %"
         notes.append((30 + tint, f"{text}: they are matched."))
     return notes
+
+
+def sharp(
+    stack: np.ndarray, weights: np.ndarray, names: tuple[str, ...], first: int
+) -> tuple[list[int], list[Note]]:
+    """Return the frames N,H,W,C that are not blurred against the reference, and what to say.
+
+    Detail is the band of 1 to 2 px. Its product with the other frames' detail holds no noise, so
+    that a noisy frame is not taken for a sharp one; it needs three frames. At least half of the
+    frames are kept, and at least three.
+    """
+    everything = list(range(len(stack)))
+    known = np.flatnonzero(cv2.erode(weights.min(0), np.ones((9, 9), np.uint8)).ravel() > 0)
+    known = known[:: max(1, known.size // 300_000)]
+    if len(stack) < 3 or known.size < 1000:
+        return everything, []
+    bands = np.stack([_detail(frame).ravel()[known] for frame in stack])
+    rest, total = {}, bands.sum(0)
+    for index in everything:
+        product = (total - bands[index] - bands[first]) * bands[[index, first]]
+        blocks = np.array([block.sum(1) for block in np.array_split(product, 32, axis=1)])
+        if index != first and _certain(blocks[:, 1]):
+            rest[index] = blocks
+    share = {index: float(one[:, 0].sum() / one[:, 1].sum()) for index, one in rest.items()}
+    blurred = [i for i, one in rest.items() if _certain(SHARP * one[:, 1] - one[:, 0])]
+    blurred.sort(key=lambda index: share[index])
+    blurred = blurred[: len(stack) - max(3, (len(stack) + 1) // 2)]
+    notes = [
+        (
+            70 - share[i],
+            f"{names[i]} shows {100 * share[i]:.0f} % of the fine detail of {names[first]}, as if "
+            "moved while exposed: it is left out.",
+        )
+        for i in blurred
+    ]
+    sharper = [i for i, one in rest.items() if _certain(SHARP * one[:, 0] - one[:, 1])]
+    if sharper:
+        best = max(sharper, key=lambda index: share[index])
+        text = f"{names[first]} is less sharp than {names[best]}"
+        notes.append((80.0, f"{text}: take that as the reference for a sharper picture."))
+    return [i for i in everything if i not in blurred], notes
+
+
+def _certain(blocks: np.ndarray) -> bool:
+    """Say whether the sum of independent blocks is positive by 3 of its standard errors."""
+    return bool(blocks.sum() > 3 * np.sqrt(len(blocks)) * blocks.std(ddof=1))
+
+
+def _detail(frame: np.ndarray) -> np.ndarray:
+    picture = grey(frame)
+    return cv2.GaussianBlur(picture, (0, 0), 1.0) - cv2.GaussianBlur(picture, (0, 0), 2.0)
 
 
 def correlated(stack: np.ndarray, weights: np.ndarray, names: tuple[str, ...]) -> list[Note]:

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from n2n.networks.layers import HE, Reach, activate, add, conv, convolve, expand, pool
 from n2n.types import Error, Network
 
 
@@ -48,137 +48,65 @@ class RED30:
 Config = UNet | RED30
 
 
-class Reach(NamedTuple):
-    """Hold, for a line of cells, the first and last input pixel that each cell looks at."""
-
-    low: np.ndarray
-    high: np.ndarray
-    cells: int  # the fewest cells on the way here: the line's length over it is the lattice
-
-
-# The four operations below take arrays n,h,w,c or a Reach, so that halo and lattice are read off
-# the very code that computes the picture.
-
-
-def _convolve(layer: nnx.Conv, x: Any) -> Any:
-    if not isinstance(x, Reach):
-        return layer(x)
-    radius = layer.kernel_size[0] // 2
-    low = np.pad(x.low, radius, mode="edge")
-    high = np.pad(x.high, radius, mode="edge")
-    windows = functools.partial(
-        np.lib.stride_tricks.sliding_window_view, window_shape=2 * radius + 1
-    )
-    return Reach(windows(low).min(-1), windows(high).max(-1), x.cells)
-
-
-def _activate(x: Any, slope: float) -> Any:
-    return x if isinstance(x, Reach) else jax.nn.leaky_relu(x, slope)
-
-
-def _pool(x: Any) -> Any:
-    """Take the maximum of 2x2 cells; by reshape, whose gradient is deterministic on a GPU."""
-    if isinstance(x, Reach):
-        low, high = x.low.reshape(-1, 2).min(1), x.high.reshape(-1, 2).max(1)
-        return Reach(low, high, min(x.cells, len(low)))
-    n, h, w, c = x.shape
-    return x.reshape(n, h // 2, 2, w // 2, 2, c).max((2, 4))
-
-
-def _upsample(x: Any) -> Any:
-    if isinstance(x, Reach):
-        return Reach(x.low.repeat(2), x.high.repeat(2), x.cells)
-    n, h, w, c = x.shape
-    wide = jnp.broadcast_to(x[:, :, None, :, None], (n, h, 2, w, 2, c))
-    return wide.reshape(n, 2 * h, 2 * w, c)
-
-
-def _join(x: Any, skip: Any) -> Any:
-    if isinstance(x, Reach):
-        low, high = np.minimum(x.low, skip.low), np.maximum(x.high, skip.high)
-        return Reach(low, high, min(x.cells, skip.cells))
-    return jnp.concatenate([x, skip], axis=-1)
-
-
-def _add(x: Any, skip: Any) -> Any:
-    return _join(x, skip) if isinstance(x, Reach) else x + skip
-
-
-def _conv(inputs: int, outputs: int, gain: float, dtype: Any, rngs: nnx.Rngs) -> nnx.Conv:
-    """Make a 3x3 convolution, weights N(0, gain^2 / fan_in), untruncated, biases 0."""
-
-    def start(key: jax.Array, shape: tuple[int, ...], kind: Any) -> jax.Array:
-        # Drawn flat: the same numbers, but XLA compiles a draw of four axes seven times slower.
-        drawn = jax.random.normal(key, (math.prod(shape),), kind)
-        return (gain / math.sqrt(9 * inputs) * drawn).reshape(shape)
-
-    return nnx.Conv(inputs, outputs, (3, 3), kernel_init=start, dtype=dtype, rngs=rngs)
-
-
-HE = 2**0.5
-
-
 class _UNet(nnx.Module):
     """Encoder of 7 convolutions and 5 pools, decoder of 5 x 2 convolutions, 3 to finish."""
 
     def __init__(self, config: UNet, dtype: Any, rngs: nnx.Rngs):
-        conv = functools.partial(_conv, dtype=dtype, rngs=rngs)
+        layer = functools.partial(conv, dtype=dtype, rngs=rngs)
         w, n = config.width, config.inputs
-        self.encoder = nnx.List([conv(n, w, HE), *[conv(w, w, HE) for _ in range(6)]])
+        self.encoder = nnx.List([layer(n, w, HE), *[layer(w, w, HE) for _ in range(6)]])
         skips = [w, w, w, w]  # pool4 .. pool1, then the input itself in the head
         self.decoder: nnx.List = nnx.List([])
         below = w
         for skip in skips:
-            self.decoder.append(conv(below + skip, 2 * w, HE))
-            self.decoder.append(conv(2 * w, 2 * w, HE))
+            self.decoder.append(layer(below + skip, 2 * w, HE))
+            self.decoder.append(layer(2 * w, 2 * w, HE))
             below = 2 * w
         first, second = round(w * 4 / 3), round(w * 2 / 3)  # 64 and 32 at the paper's width 48
         self.head = nnx.List(
             [
-                conv(below + n, first, HE),
-                conv(first, second, HE),
-                conv(second, config.outputs, 0.1 if config.residual else 1.0),
+                layer(below + n, first, HE),
+                layer(first, second, HE),
+                layer(second, config.outputs, 0.1 if config.residual else 1.0),
             ]
         )
 
     def __call__(self, x: Any) -> Any:
         skips = [x]
-        x = _activate(_convolve(self.encoder[0], x), 0.1)
+        x = activate(convolve(self.encoder[0], x), 0.1)
         for layer in list(self.encoder)[1:6]:
-            x = _pool(_activate(_convolve(layer, x), 0.1))
+            x = pool(activate(convolve(layer, x), 0.1))
             skips.append(x)  # the pooled maps, not the convolved ones
-        x = _activate(_convolve(self.encoder[6], x), 0.1)
+        x = activate(convolve(self.encoder[6], x), 0.1)
         skips.pop()  # the deepest pool is no skip
         for first, second in zip(list(self.decoder)[::2], list(self.decoder)[1::2], strict=True):
-            x = _join(_upsample(x), skips.pop())
-            x = _activate(_convolve(first, x), 0.1)
-            x = _activate(_convolve(second, x), 0.1)
-        x = _join(_upsample(x), skips.pop())
-        x = _activate(_convolve(self.head[0], x), 0.1)
-        x = _activate(_convolve(self.head[1], x), 0.1)
-        return _convolve(self.head[2], x)
+            x = activate(expand(first, x, skips.pop()), 0.1)
+            x = activate(convolve(second, x), 0.1)
+        x = activate(expand(self.head[0], x, skips.pop()), 0.1)
+        x = activate(convolve(self.head[1], x), 0.1)
+        return convolve(self.head[2], x)
 
 
 class _RED30(nnx.Module):
     """30 convolutions at full resolution; feature k of the first half joins its mirror image."""
 
     def __init__(self, config: RED30, dtype: Any, rngs: nnx.Rngs):
-        conv = functools.partial(_conv, dtype=dtype, rngs=rngs)
+        layer = functools.partial(conv, dtype=dtype, rngs=rngs)
         w = config.width
-        inner = [conv(w, w, HE) for _ in range(28)]
-        last = conv(w, config.outputs, 0.1)  # the output is added to the input: start near it
-        self.layers = nnx.List([conv(config.inputs, w, HE), *inner, last])
+        inner = [layer(w, w, HE) for _ in range(28)]
+        last = layer(w, config.outputs, 0.1)  # the output is added to the input: start near it
+        self.layers = nnx.List([layer(config.inputs, w, HE), *inner, last])
 
     def __call__(self, x: Any) -> Any:
         layers, skips = list(self.layers), []
         for index, layer in enumerate(layers[:15], 1):
-            x = _activate(_convolve(layer, x), 0.0)
+            x = activate(convolve(layer, x), 0.0)
             if index % 2 == 0:
                 skips.append(x)
         for index, layer in enumerate(layers[15:29], 1):
-            x = _convolve(layer, x)
-            x = _activate(_add(x, skips.pop()) if index % 2 else x, 0.0)
-        return _convolve(layers[29], x)
+            x = convolve(layer, x)
+            x = activate(add(x, skips.pop()) if index % 2 else x, 0.0)
+        return convolve(layers[29], x)
 
 
 _KINDS: dict[str, tuple[type, type]] = {"unet": (UNet, _UNet), "red30": (RED30, _RED30)}
