@@ -48,14 +48,17 @@ Row = dict[str, Any]
 # This project ------------------------------------------------------------------------------------
 
 
-def our_network(name: str, precision: str = "float32") -> Any:
-    """Return the network of a name for RGB."""
+def our_network(network: str | dict[str, Any], precision: str = "float32") -> Any:
+    """Return the network of a name for RGB, or of a configuration."""
     from n2n import networks
 
-    return networks.build(networks.named(name, 3, 3), precision)
+    config = networks.named(network, 3, 3) if isinstance(network, str) else network
+    return networks.build(config, precision)
 
 
-def our_step(batch: int, side: int, precision: str = "float32", name: str = "unet") -> Run:
+def our_step(
+    batch: int, side: int, precision: str = "float32", network: str | dict[str, Any] = "unet"
+) -> Run:
     """Return one update of the trainer's own step on a fixed batch."""
     import jax
 
@@ -71,9 +74,9 @@ def our_step(batch: int, side: int, precision: str = "float32", name: str = "une
         loss=losses.l2,
     )
     config = step.TrainConfig(steps=10**6, batch=batch, crop=side, precision=precision)
-    network, mesh = our_network(name, precision), devices.mesh(1)
-    state, pool = step.start(network, config), devices.place(task.pool, mesh)
-    update = devices.jit(step.make_step(task, network, config, mesh), donate_argnums=0)
+    net, mesh = our_network(network, precision), devices.mesh(1)
+    state, pool = step.start(net, config), devices.place(task.pool, mesh)
+    update = devices.jit(step.make_step(task, net, config, mesh), donate_argnums=0)
     key = jax.random.key(0)
 
     def run() -> None:
@@ -84,32 +87,34 @@ def our_step(batch: int, side: int, precision: str = "float32", name: str = "une
     return run
 
 
-def our_forward(side: int, precision: str = "float32", name: str = "unet") -> Run:
+def our_forward(
+    side: int, precision: str = "float32", network: str | dict[str, Any] = "unet"
+) -> Run:
     """Return one application to a square picture."""
     import jax
 
     from n2n import devices
 
-    network = our_network(name, precision)
-    params = jax.device_put(devices.jit(network.init)(jax.random.key(0)))
+    net = our_network(network, precision)
+    params = jax.device_put(devices.jit(net.init)(jax.random.key(0)))
     picture = jax.device_put(noise(1, 1, side)[0])
-    forward = devices.jit(network.apply)
+    forward = devices.jit(net.apply)
     return lambda: jax.block_until_ready(forward(params, picture))
 
 
-def our_prediction(height: int, width: int, name: str = "unet") -> Run:
+def our_prediction(height: int, width: int, network: str | dict[str, Any] = "unet") -> Run:
     """Return a tiled prediction, from array to array."""
     import jax
 
     from n2n import devices
     from n2n.predict import predict
 
-    network = our_network(name)
-    params = devices.jit(network.init)(jax.random.key(0))
+    net = our_network(network)
+    params = devices.jit(net.init)(jax.random.key(0))
     picture = noise(1, 1, height, width)[0][0]
 
     def run() -> None:
-        predict(network, params, picture)
+        predict(net, params, picture)
 
     return run
 
@@ -277,7 +282,7 @@ def measure_alone(kind: str, arguments: list[str]) -> dict[str, float]:
         devices.enable_cache()
     numbers = [int(value) for value in arguments if value.isdigit()]
     names = [value for value in arguments if not value.isdigit()]
-    run = globals()[kind](*numbers, **({"name": names[0]} if names else {}))
+    run = globals()[kind](*numbers, **({"network": names[0]} if names else {}))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(1 if "prediction" in kind else 3):
         run()
@@ -334,8 +339,8 @@ def default_rows(megapixels: float) -> list[Row]:
     height = round((megapixels * 1e6 / 1.5) ** 0.5)
     width = round(1.5 * height)
     names = ("default", "unet")
-    steps = alternate([our_step(4, 128, name=name) for name in names])
-    untiled = alternate([our_forward(1024, name=name) for name in names])
+    steps = alternate([our_step(4, 128, network=name) for name in names])
+    untiled = alternate([our_forward(1024, network=name) for name in names])
     tiled = alternate([our_prediction(height, width, name) for name in names], 1, 0)
     memory = [alone("our_prediction", height, width, name)["bytes"] / 1e9 for name in names]
     rows = [("training step, 4 x 128 px", "ms", [1e3 * one for one in steps])]

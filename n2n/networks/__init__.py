@@ -19,7 +19,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from n2n.networks.layers import HE, Reach, activate, add, conv, convolve, expand, pool
+from n2n.networks.layers import (
+    HE,
+    Reach,
+    activate,
+    add,
+    conv,
+    convolve,
+    expand,
+    pack,
+    pool,
+    unpack,
+)
 from n2n.types import Error, Network
 
 
@@ -28,12 +39,16 @@ class UNet:
     """Configure the U-Net of Lehtinen et al. 2018, appendix table 2 (width 48: 991,203 parameters).
 
     `residual=True` predicts the noise, f(x) = x - net(x), with a last layer that starts near zero.
+    `stem` is the side of the cells whose pixels become channels before the first layer, as in
+    FFDNet (Zhang et al. 2018); `depth` counts the pools. The paper has 1 and 5.
     """
 
     inputs: int = 3
     outputs: int = 3
     width: int = 48
     residual: bool = False
+    stem: int = 1
+    depth: int = 5
 
 
 @dataclass(frozen=True)
@@ -49,17 +64,19 @@ Config = UNet | RED30
 
 
 class _UNet(nnx.Module):
-    """Encoder of 7 convolutions and 5 pools, decoder of 5 x 2 convolutions, 3 to finish."""
+    """Encoder of depth + 2 convolutions, decoder of two per skip, 3 to finish."""
 
     def __init__(self, config: UNet, dtype: Any, rngs: nnx.Rngs):
         layer = functools.partial(conv, dtype=dtype, rngs=rngs)
-        w, n = config.width, config.inputs
-        self.encoder = nnx.List([layer(n, w, HE), *[layer(w, w, HE) for _ in range(6)]])
-        skips = [w, w, w, w]  # pool4 .. pool1, then the input itself in the head
+        self.stem = config.stem
+        w, cell = config.width, config.stem**2
+        n = cell * config.inputs
+        inner = [layer(w, w, HE) for _ in range(config.depth + 1)]
+        self.encoder = nnx.List([layer(n, w, HE), *inner])
         self.decoder: nnx.List = nnx.List([])
         below = w
-        for skip in skips:
-            self.decoder.append(layer(below + skip, 2 * w, HE))
+        for _ in range(config.depth - 1):  # skips: the pools but the deepest, the input in the head
+            self.decoder.append(layer(below + w, 2 * w, HE))
             self.decoder.append(layer(2 * w, 2 * w, HE))
             below = 2 * w
         first, second = round(w * 4 / 3), round(w * 2 / 3)  # 64 and 32 at the paper's width 48
@@ -67,24 +84,25 @@ class _UNet(nnx.Module):
             [
                 layer(below + n, first, HE),
                 layer(first, second, HE),
-                layer(second, config.outputs, 0.1 if config.residual else 1.0),
+                layer(second, cell * config.outputs, 0.1 if config.residual else 1.0),
             ]
         )
 
     def __call__(self, x: Any) -> Any:
+        x = pack(x, self.stem)
         skips = [x]
         x = activate(convolve(self.encoder[0], x), 0.1)
-        for layer in list(self.encoder)[1:6]:
+        for layer in list(self.encoder)[1:-1]:
             x = pool(activate(convolve(layer, x), 0.1))
             skips.append(x)  # the pooled maps, not the convolved ones
-        x = activate(convolve(self.encoder[6], x), 0.1)
+        x = activate(convolve(self.encoder[len(self.encoder) - 1], x), 0.1)
         skips.pop()  # the deepest pool is no skip
         for first, second in zip(list(self.decoder)[::2], list(self.decoder)[1::2], strict=True):
             x = activate(expand(first, x, skips.pop()), 0.1)
             x = activate(convolve(second, x), 0.1)
         x = activate(expand(self.head[0], x, skips.pop()), 0.1)
         x = activate(convolve(self.head[1], x), 0.1)
-        return convolve(self.head[2], x)
+        return unpack(convolve(self.head[2], x), self.stem)
 
 
 class _RED30(nnx.Module):
@@ -154,9 +172,12 @@ def parse(config: Config | dict[str, Any]) -> Config:
     return config
 
 
+_MOST = {"inputs": 1024, "outputs": 1024, "width": 1024, "stem": 4, "depth": 7}
+
+
 def _check(config: Config) -> None:
-    for name, most in (("inputs", 1024), ("outputs", 1024), ("width", 1024)):
-        value = getattr(config, name)
+    for name, most in _MOST.items():
+        value = getattr(config, name, 1)
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
             raise Error(f"network {name} is {value!r}; it must be a whole number from 1 to {most}")
     if isinstance(config, RED30) or config.residual:
