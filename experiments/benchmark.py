@@ -4,10 +4,11 @@
     python -m experiments.benchmark --readme README.md
 
 Both train and apply the paper's U-Net (Lehtinen et al. 2018, appendix table 2): same layers, same
-batch, Adam. PyTorch runs in its best ordinary settings: channels_last, on a GPU also bfloat16 and
-`torch.compile`. Each figure is the median of alternating rounds; memory and the time to the first
-step are taken in processes of their own. Needs `pip install -e '.[bench]'`. The table is written
-to `experiments/results/benchmark.json`, and with --readme into the README between its marks.
+batch, Adam. PyTorch runs in its best ordinary settings: on a GPU channels_last, `torch.compile` and
+bfloat16, on a CPU whichever of channels_last and its own layout is faster. Each figure is the
+median of alternating rounds; memory and the time to the first step are taken in processes of their
+own. Needs `pip install -e '.[bench]'`. The table is written to `experiments/results/benchmark.json`
+and with --readme into the README between its marks.
 """
 
 from __future__ import annotations
@@ -122,8 +123,8 @@ def our_prediction(height: int, width: int, network: str | dict[str, Any] = "une
 # Its twin ----------------------------------------------------------------------------------------
 
 
-def twin() -> Any:
-    """Return the same U-Net in PyTorch, channels_last, on the GPU if there is one."""
+def twin(layout: str) -> Any:
+    """Return the same U-Net in PyTorch in one of `LAYOUTS`, on the GPU if there is one."""
     import torch
     from torch import nn
     from torch.nn import functional as f
@@ -154,7 +155,7 @@ def twin() -> Any:
             return next(layers)(x) + 0.5
 
     torch.manual_seed(0)
-    return Twin().to(_place(), memory_format=torch.channels_last)
+    return Twin().to(_place(), memory_format=getattr(torch, layout))
 
 
 def _place() -> str:
@@ -163,11 +164,16 @@ def _place() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _theirs(array: np.ndarray) -> Any:
+def layouts() -> tuple[str, ...]:
+    """Return the layouts that may be PyTorch's fastest here."""
+    return ("channels_last",) if _place() == "cuda" else ("channels_last", "contiguous_format")
+
+
+def _theirs(array: np.ndarray, layout: str) -> Any:
     import torch
 
     tensor = torch.from_numpy(array).permute(0, 3, 1, 2)
-    return tensor.to(_place(), memory_format=torch.channels_last)
+    return tensor.to(_place()).contiguous(memory_format=getattr(torch, layout))
 
 
 def _wait() -> None:
@@ -177,11 +183,13 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def their_step(batch: int, side: int, precision: str = "float32") -> Run:
+def their_step(
+    batch: int, side: int, precision: str = "float32", layout: str = "channels_last"
+) -> Run:
     """Return one update of the twin on a fixed batch."""
     import torch
 
-    model, (given, target) = twin(), map(_theirs, noise(2, batch, side))
+    model, (given, target) = twin(layout), (_theirs(a, layout) for a in noise(2, batch, side))
     optimizer = torch.optim.Adam(model.parameters(), 1e-3, (0.9, 0.99), fused=True)
     forward = torch.compile(model) if torch.cuda.is_available() else model
 
@@ -196,11 +204,11 @@ def their_step(batch: int, side: int, precision: str = "float32") -> Run:
     return run
 
 
-def their_forward(side: int, precision: str = "float32") -> Run:
+def their_forward(side: int, precision: str = "float32", layout: str = "channels_last") -> Run:
     """Return one application of the twin to a square picture."""
     import torch
 
-    model, picture = twin().eval(), _theirs(noise(1, 1, side)[0])
+    model, picture = twin(layout).eval(), _theirs(noise(1, 1, side)[0], layout)
     forward = torch.compile(model) if torch.cuda.is_available() else model
 
     def run() -> None:
@@ -212,11 +220,11 @@ def their_forward(side: int, precision: str = "float32") -> Run:
     return run
 
 
-def their_prediction(height: int, width: int) -> Run:
+def their_prediction(height: int, width: int, layout: str = "channels_last") -> Run:
     """Return the twin's prediction by the same tiles, from array to array."""
     import torch
 
-    model, inner = twin().eval(), TILE - 2 * HALO
+    model, inner = twin(layout).eval(), TILE - 2 * HALO
     picture = noise(1, 1, height, width)[0][0]
 
     def run() -> None:
@@ -226,7 +234,7 @@ def their_prediction(height: int, width: int) -> Run:
         with torch.inference_mode():
             for y in range(0, height, inner):
                 for x in range(0, width, inner):
-                    got = model(_theirs(wide[None, y : y + TILE, x : x + TILE]))
+                    got = model(_theirs(wide[None, y : y + TILE, x : x + TILE], layout))
                     got = got[0, :, HALO:-HALO, HALO:-HALO].permute(1, 2, 0).cpu().numpy()
                     rows, columns = min(inner, height - y), min(inner, width - x)
                     out[y : y + rows, x : x + columns] = got[:rows, :columns]
@@ -316,11 +324,15 @@ def speed_rows(accelerated: bool) -> list[Row]:
     rows = []
     for precision in ("float32", "bfloat16") if accelerated else ("float32",):
         for batch, side in STEPS + (ACCELERATED if accelerated else []):
-            runs = [build(batch, side, precision) for build in (our_step, their_step)]
-            ours, theirs = (1e3 * value for value in alternate(runs))
+            runs = [our_step(batch, side, precision)]
+            runs += [their_step(batch, side, precision, layout) for layout in layouts()]
+            ours, *others = (1e3 * value for value in alternate(runs))
+            theirs = min(others)
             rows.append(row(f"training step, {batch} x {side} px, {precision}", "ms", ours, theirs))
-        runs = [build(FORWARD, precision) for build in (our_forward, their_forward)]
-        ours, theirs = (FORWARD**2 / 1e6 / value for value in alternate(runs))
+        runs = [our_forward(FORWARD, precision)]
+        runs += [their_forward(FORWARD, precision, layout) for layout in layouts()]
+        ours, *others = (FORWARD**2 / 1e6 / value for value in alternate(runs))
+        theirs = max(others)
         rows.append(row(f"forward, {FORWARD} px, {precision}", "MP/s", ours, theirs, True))
     return rows
 
