@@ -125,20 +125,32 @@ def nearest(x: np.ndarray) -> np.ndarray:
 
 
 def unet_by_the_book(x: np.ndarray, params) -> np.ndarray:
-    """Return the paper's table 2 for one picture H,W,C in [-0.5, 0.5]."""
+    """Return the paper's table 2 for one picture H,W,C in [-0.5, 0.5]; fewer pools if so given."""
     enc, dec, head = params["encoder"], params["decoder"], params["head"]
-    pool1 = pool(leaky(conv(leaky(conv(x, enc[0])), enc[1])))
-    pool2 = pool(leaky(conv(pool1, enc[2])))
-    pool3 = pool(leaky(conv(pool2, enc[3])))
-    pool4 = pool(leaky(conv(pool3, enc[4])))
-    pool5 = pool(leaky(conv(pool4, enc[5])))
-    up = nearest(leaky(conv(pool5, enc[6])))
-    for index, skip in enumerate([pool4, pool3, pool2, pool1]):
+    pools = [pool(leaky(conv(leaky(conv(x, enc[0])), enc[1])))]
+    for index in range(2, len(enc) - 1):
+        pools.append(pool(leaky(conv(pools[-1], enc[index]))))
+    up = nearest(leaky(conv(pools[-1], enc[len(enc) - 1])))
+    for index, skip in enumerate(pools[-2::-1]):
         up = np.concatenate([up, skip], axis=-1)
         up = leaky(conv(leaky(conv(up, dec[2 * index])), dec[2 * index + 1]))
         up = nearest(up)
     up = np.concatenate([up, x], axis=-1)
     return conv(leaky(conv(leaky(conv(up, head[0])), head[1])), head[2])
+
+
+def cells(x: np.ndarray) -> np.ndarray:
+    """Put the pixels of 2x2 cells behind one another, row by row."""
+    return np.concatenate([x[i::2, j::2] for i in (0, 1) for j in (0, 1)], axis=-1)
+
+
+def pixels(x: np.ndarray) -> np.ndarray:
+    """Undo `cells`."""
+    height, width, channels = x.shape
+    out = np.empty((2 * height, 2 * width, channels // 4))
+    for index, one in enumerate(np.split(x, 4, axis=-1)):
+        out[index // 2 :: 2, index % 2 :: 2] = one
+    return out
 
 
 def red30_by_the_book(x: np.ndarray, params) -> np.ndarray:
@@ -171,6 +183,17 @@ def test_unet_equals_the_reference(config: UNet) -> None:
         wanted = given[..., :3] - wanted if config.residual else wanted + 0.5
         # 18 layers of float32, a sum of 100 products each: far below 1e-5 of the largest value.
         np.testing.assert_allclose(got, wanted, atol=1e-5 * max(1, np.abs(wanted).max()))
+
+
+def test_cells_of_pixels_as_channels() -> None:
+    network = networks.build(UNet(4, 3, width=3, residual=True, stem=2, depth=3))
+    params = random_params(network)
+    x = np.random.default_rng(1).random((1, 32, 16, 4), np.float32)
+    shifted = x[0] - np.array([0.5, 0.5, 0.5, 0])
+    wanted = pixels(unet_by_the_book(cells(shifted), params))
+    assert wanted.std() > 0.05
+    out = np.asarray(jax.jit(network.apply)(params, x))[0]
+    np.testing.assert_allclose(out, x[0, ..., :3] - wanted, atol=1e-5 * np.abs(wanted).max())
 
 
 def test_red30_equals_the_reference() -> None:
@@ -300,6 +323,20 @@ def test_unet_reaches_as_far_as_its_halo_and_no_farther(axis: int) -> None:
     assert reached.tolist() == [[True, True], [True, True], [False, False], [False, False]]
 
 
+def test_the_halo_holds_for_cells_and_fewer_pools() -> None:
+    network = networks.build(UNet(1, 1, width=2, stem=2, depth=2))
+    halo, cell = network.halo, network.lattice
+    assert cell == 8 and halo % cell == 0
+    first, side = 2 * halo, 4 * halo + cell
+    distances = [halo - cell + 1, halo + 1]
+    x = np.full((2, side, side, 1), 0.5, np.float32)
+    for index, distance in enumerate(distances):
+        x[index, first - distance, first] += 1
+    out = np.asarray(jax.jit(network.apply)(ones(network), x))
+    reached = (out[:, first : first + cell] != 0.5).any(axis=(1, 2, 3))
+    assert reached.tolist() == [True, False]
+
+
 def test_unet_is_equivariant_by_its_lattice_alone() -> None:
     network = networks.build(UNet(1, 1, width=2))
     params = random_params(network, 3)
@@ -333,7 +370,7 @@ def test_red30_reaches_thirty_pixels() -> None:
 # Configurations ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("config", [TINY, UNet(4, 3, 2, residual=True), RED30(2, 1, 2)])
+@pytest.mark.parametrize("config", [TINY, UNet(4, 3, 2, True, 2, 4), RED30(2, 1, 2)])
 def test_configurations_go_through_json(config) -> None:
     network = networks.build(config)
     again = json.loads(json.dumps(network.config))
@@ -368,7 +405,9 @@ def test_known_tells_foreign_configurations() -> None:
     [
         ({"kind": "vgg"}, "network kind is 'vgg'; known are unet, red30"),
         ({}, "network kind is None"),
-        ({"kind": "unet", "depth": 3}, "fields \\['depth'\\]; unet knows inputs, outputs, width"),
+        ({"kind": "unet", "pools": 3}, "fields \\['pools'\\]; unet knows inputs, outputs, width"),
+        (UNet(stem=5), "network stem is 5; it must be a whole number from 1 to 4"),
+        (UNet(depth=0), "network depth is 0"),
         (UNet(width=0), "network width is 0; it must be a whole number from 1 to 1024"),
         (UNet(width=2.5), "network width is 2.5"),  # type: ignore[arg-type]
         (UNet(width=True), "network width is True"),
