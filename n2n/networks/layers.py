@@ -121,11 +121,15 @@ def _slide(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _folded(kernel: jax.Array) -> jax.Array:
-    """Fold a kernel 3,3,ci,co to 2,2,ci,4co: taps by row and column, then the cell's pixels."""
+    """Fold a kernel 3,3,ci,co to 2,2,ci,4co: taps by row and column, then pixels.
+
+    A window of 2x2 ends in the second pixels of the cell before and begins with the first pixels
+    of its own: the second come first, so that all windows in a row are the picture, one pixel off.
+    """
 
     def fold(taps: jax.Array) -> jax.Array:
         first, middle, last = taps
-        return jnp.stack([jnp.stack([first, first + middle]), jnp.stack([middle + last, last])])
+        return jnp.stack([jnp.stack([first + middle, first]), jnp.stack([last, middle + last])])
 
     rows = fold(kernel)  # tap, pixel, 3, ci, co
     both = fold(rows.transpose(2, 0, 1, 3, 4))  # tap x, pixel x, tap y, pixel y, ci, co
@@ -156,8 +160,5 @@ def _corners_change(at: tuple, change: tuple) -> tuple:
 def _enlarged(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolve n,h,w,ci, enlarged twice, with a folded kernel: n,2h,2w,co."""
     n, h, w, _ = x.shape
-    corners = _corners(x, kernel).reshape(n, h + 1, w + 1, 2, 2, -1)
-    rows = [
-        jnp.stack([corners[:, p : p + h, q : q + w, p, q] for q in range(2)], 3) for p in range(2)
-    ]
-    return jnp.stack(rows, 2).reshape(n, 2 * h, 2 * w, -1)
+    corners = _corners(x, kernel).reshape(n, h + 1, w + 1, 2, 2, -1).transpose(0, 1, 3, 2, 4, 5)
+    return corners.reshape(n, 2 * h + 2, 2 * w + 2, -1)[:, 1:-1, 1:-1]
