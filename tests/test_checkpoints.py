@@ -194,8 +194,8 @@ def test_only_input_channels_grow(shape) -> None:
 
 
 def test_further_input_channels_change_nothing_at_first() -> None:
-    small = networks.build(UNet(3, 3, width=3, residual=True))
-    large = networks.build(UNet(5, 3, width=3, residual=True))
+    small = networks.build(UNet(3, 3, width=3, residual=True, depth=2))
+    large = networks.build(UNet(5, 3, width=3, residual=True, depth=2))
     rng = np.random.default_rng(0)
     shapes = [jax.eval_shape(n.init, jax.random.key(0)) for n in (small, large)]
     params = jax.tree.map(

@@ -69,7 +69,14 @@ def test_a_strange_task_is_learnt_and_its_model_used(tmp_path) -> None:
     out = tmp_path / "gradients.safetensors"
     model = n2n.fit(
         task(score=score),
-        network={"kind": "unet", "inputs": 2, "outputs": 1, "width": 4, "residual": True},
+        network={
+            "kind": "unet",
+            "inputs": 2,
+            "outputs": 1,
+            "width": 4,
+            "depth": 2,
+            "residual": True,
+        },
         steps=200,
         batch=4,
         crop=32,
@@ -108,6 +115,6 @@ def test_a_network_of_ones_own() -> None:
 
 
 def test_channels_that_do_not_fit_are_named() -> None:
-    network = {"kind": "unet", "inputs": 1, "outputs": 1, "width": 2}
+    network = {"kind": "unet", "inputs": 1, "outputs": 1, "width": 2, "depth": 2}
     with pytest.raises(n2n.Error, match="2 channels in"):
         n2n.fit(task(), network=network, steps=1, batch=2, crop=32)

@@ -15,8 +15,9 @@ from n2n.networks import UNet
 from n2n.training import loop
 from n2n.types import Burst, Error, Interrupted
 
+pytestmark = pytest.mark.usefixtures("hasty")
 STEPS = 8
-NETWORK = UNet(1, 1, width=4, residual=True)
+NETWORK = UNet(1, 1, width=4, residual=True, depth=2)
 
 
 def frames(count: int, seed: int = 0) -> np.ndarray:
@@ -49,6 +50,7 @@ import os, signal, sys
 sys.path.insert(0, {os.path.dirname(__file__)!r})
 import jax
 jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_compilation_cache_dir", {os.fspath(cache())!r})
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 import test_resume
@@ -133,7 +135,7 @@ def test_an_interrupted_run_says_where_it_is(tmp_path, every_step) -> None:
     "changed, field",
     [
         ({"seed": 1}, "seed is 1, but the run in"),
-        ({"network": UNet(1, 1, width=3, residual=True)}, "network is"),
+        ({"network": UNet(1, 1, width=3, residual=True, depth=2)}, "network is"),
         ({"task": tuple(frames(2, seed=1))}, "data is"),
         ({"task": burst(2)}, "noise is 'burst of 2'"),
         ({"batch": 1}, "batch is 1"),

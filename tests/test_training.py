@@ -127,7 +127,7 @@ def test_it_overfits_one_pair(raw) -> None:
 
     training.train(
         Task(pool, sample, losses.l2),
-        networks.build(UNet(1, 1, width=4)),
+        networks.build(UNet(1, 1, width=4, depth=2)),
         TrainConfig(steps=200, batch=1, crop=32, warmup=5, learning_rate=1e-2),
     )
     # White noise of variance 1/12: a network that learnt nothing but its mean stays there.
@@ -216,7 +216,7 @@ def test_a_real_network_on_four_devices(raw) -> None:
     for count in (1, 4):
         training.train(
             task,
-            networks.build(UNet(1, 1, width=4, residual=True)),
+            networks.build(UNet(1, 1, width=4, depth=2, residual=True)),
             TrainConfig(steps=10, batch=4, crop=32, warmup=1),
             mesh=devices.mesh(count),
         )
