@@ -30,6 +30,7 @@ from n2n.corruptions import (
 from n2n.corruptions.parse import NAMES
 from n2n.types import Error, Observation
 
+pytestmark = pytest.mark.usefixtures("hasty")
 SHAPE = (256, 256, 3)
 N = math.prod(SHAPE)
 PIXELS = SHAPE[0] * SHAPE[1]

@@ -16,6 +16,7 @@ from n2n import networks
 from n2n.networks import RED30, UNet, layers
 from n2n.types import Error
 
+pytestmark = pytest.mark.usefixtures("hasty")
 TINY = UNet(3, 3, width=3)
 
 
