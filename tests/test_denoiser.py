@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("hasty")
 
 def random_model(inputs: int, outputs: int, scale=(0.0, 1.0), residual: bool = True) -> Denoiser:
     """Return a model of random weights that changes a picture by about 0.1."""
-    network = networks.build(UNet(inputs, outputs, width=3, residual=residual, depth=3))
+    network = networks.build(UNet(inputs, outputs, width=3, residual=residual, depth=2))
     rng = np.random.default_rng(4)
     shapes = jax.eval_shape(network.init, jax.random.key(0))
 
@@ -176,7 +176,7 @@ def test_progress_is_a_function_or_a_line(rgb, capsys) -> None:
 
 def test_the_model_is_a_pytree(rgb) -> None:
     leaves, structure = jax.tree.flatten(rgb)
-    assert len(leaves) == 24
+    assert len(leaves) == 18
     again = jax.tree.unflatten(structure, leaves)
     assert isinstance(again, Denoiser) and again.network is rgb.network
 
@@ -274,7 +274,7 @@ def noisy(count: int, sigma: float = 0.1, side: int = 64) -> tuple[np.ndarray, n
 
 
 QUICK = {
-    "network": UNet(1, 1, width=4, residual=True, depth=3),
+    "network": UNet(1, 1, width=4, residual=True, depth=2),
     "steps": 2,
     "batch": 2,
     "crop": 32,
@@ -311,10 +311,10 @@ def test_fit_from_weights_keeps_them(grey) -> None:
 @pytest.mark.slow
 def test_fit_grows_input_channels(grey) -> None:
     _, frames = noisy(2)
-    wide = UNet(2, 1, width=3, residual=True, depth=3)
+    wide = UNet(2, 1, width=3, residual=True, depth=2)
     model = n2n.fit(tuple(frames), init=grey, **(QUICK | {"network": wide}))
     assert model.network.channels == (2, 1)
-    other = UNet(1, 1, width=5, residual=True, depth=3)
+    other = UNet(1, 1, width=5, residual=True, depth=2)
     with pytest.raises(Error, match="the network wants"):
         n2n.fit(tuple(frames), init=grey, **(QUICK | {"network": other}))
 
