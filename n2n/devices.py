@@ -41,7 +41,7 @@ def compiler_options() -> dict[str, str] | None:
     return _CPU_OPTIONS
 
 
-def jit(function: Callable, **options: Any) -> Callable:
+def jit(function: Callable, **options: Any) -> jax.stages.Wrapped:
     """Compile a function with this backend's options; takes what `jax.jit` takes."""
     return jax.jit(function, compiler_options=compiler_options(), **options)
 

@@ -139,7 +139,7 @@ def apply_once(network: Network, params: PyTree, window: np.ndarray) -> np.ndarr
 
 
 @functools.lru_cache(maxsize=8)
-def forward(network: Network) -> Callable:
+def forward(network: Network) -> jax.stages.Wrapped:
     """Return the compiled (params, n,h,w,ci) -> n,h,w,co at full float32 precision, less the halo.
 
     One program for each shape that it has seen.

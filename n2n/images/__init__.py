@@ -14,6 +14,7 @@ from n2n.images.reading import declared_size as declared_size
 from n2n.images.reading import read as read
 from n2n.images.reading import read_pages as read_pages
 from n2n.images.values import from_float as from_float
+from n2n.images.values import settle as settle
 from n2n.images.values import to_float as to_float
 from n2n.images.writing import dtypes_for as dtypes_for
 from n2n.images.writing import replace_file as replace_file
