@@ -40,6 +40,11 @@ def _scaled(array: np.ndarray, low: float, high: float) -> np.ndarray:
         return image.astype(np.float32, copy=False)
 
 
+def ends(dtype: Any, data_range: DataRange = None) -> tuple[float, float]:
+    """Return the values of black and white: data_range, or those of the dtype."""
+    return _range(data_range) or (0.0, _white(np.dtype(dtype)))
+
+
 def settle(source: Any, data_range: DataRange = None, *, rows: int = 512) -> tuple[float, float]:
     """Return (low, high), the values that `to_float` would make 0 and 1 of a whole picture.
 
@@ -48,7 +53,7 @@ def settle(source: Any, data_range: DataRange = None, *, rows: int = 512) -> tup
     would.
     """
     _check(source)
-    low, high = _range(data_range) or (0.0, _white(source.dtype))
+    low, high = ends(source.dtype, data_range)
     if source.dtype.kind != "f":
         return low, high
     lost = inside = 0
@@ -75,7 +80,7 @@ def from_float(image: Any, dtype: Any, data_range: DataRange = None) -> np.ndarr
     if dtype.kind not in "buif" or image.dtype.kind not in "buif":
         raise Error(f"from_float: {image.dtype} to {dtype}; both must be real numbers; use uint16")
     _check_finite(image)
-    low, high = _range(data_range) or (0.0, _white(dtype))
+    low, high = ends(dtype, data_range)
     values = image.astype(np.float64 if dtype.itemsize > 2 else np.float32)
     values *= high - low
     values += low
