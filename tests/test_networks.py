@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from n2n import networks
+from n2n import devices, networks
 from n2n.networks import RED30, UNet, layers
 from n2n.types import Error
 
@@ -292,7 +292,7 @@ def test_the_inner_form_is_the_whole_one_without_its_halo(config) -> None:
     halo = network.halo
     size = (1, 2 * halo + 32, 2 * halo + 64, config.outputs)
     x = np.random.default_rng(0).random(size, np.float32)
-    whole, inner = jax.jit(lambda *given: (network.apply(*given), network.inner(*given)))(params, x)
+    whole, inner = (devices.jit(form)(params, x) for form in (network.apply, network.inner))
     whole = whole[:, halo:-halo, halo:-halo]
     assert inner.shape == (1, 32, 64, config.outputs) == whole.shape
     np.testing.assert_allclose(inner, whole, atol=1e-6 * float(np.abs(whole).max()))
