@@ -21,6 +21,8 @@ from n2n.images import replace_file
 from n2n.types import Error, Failure
 
 FORMAT = 1
+PART = ".n2n-result.part"
+"""Name of a result that grows in a run's folder; `remove` takes it away."""
 _KEY = "n2n"
 
 

@@ -24,6 +24,10 @@ from n2n.types import Error
 # to 8 times (measured with jax 0.10.2 and 0.12.0 on two cores); an empty value turns them off.
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
+_TEMPORARIES = 1_200_000_000
+"""Most bytes that one program works with: with rows, results and JAX itself it is 1.5 GB."""
+_CGROUP = Path("/sys/fs/cgroup")
+
 
 @functools.cache
 def compiler_options() -> dict[str, str] | None:
@@ -37,7 +41,7 @@ def compiler_options() -> dict[str, str] | None:
     return _CPU_OPTIONS
 
 
-def jit(function: Callable, **options: Any) -> Callable:
+def jit(function: Callable, **options: Any) -> jax.stages.Wrapped:
     """Compile a function with this backend's options; takes what `jax.jit` takes."""
     return jax.jit(function, compiler_options=compiler_options(), **options)
 
@@ -91,6 +95,72 @@ def pool_budget() -> int:
     if jax.default_backend() == "cpu" or "bytes_limit" not in stats:
         return 2 * 10**9
     return int(stats["bytes_limit"]) // 3
+
+
+def memory_budget() -> int:
+    """Return how many bytes one program may work with: 1.2 GB, or half of what is free."""
+    free = free_memory()
+    return _TEMPORARIES if free is None else min(_TEMPORARIES, free // 2)
+
+
+def free_memory() -> int | None:
+    """Return how many bytes are free where programs run, None where nobody says."""
+    stats = jax.devices()[0].memory_stats() or {}
+    if jax.default_backend() == "cpu" or "bytes_limit" not in stats:
+        return host_memory()
+    return int(stats["bytes_limit"]) - int(stats.get("bytes_in_use", 0))
+
+
+def host_memory() -> int | None:
+    """Return how many bytes of the computer's memory are free, None where nobody says.
+
+    Linux says what programs may still get, and a container what it allows; elsewhere it is half
+    of all.
+    """
+    found = [size for size in (_available(), _allowed()) if size is not None]
+    if found:
+        return max(0, min(found))
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (AttributeError, OSError, ValueError):  # Windows has no sysconf
+        return None
+
+
+def _available() -> int | None:
+    found = _fields(Path("/proc/meminfo")).get("MemAvailable:")
+    return None if found is None else found * 1024
+
+
+def _allowed() -> int | None:
+    """Return what is left of a container's memory; what it has cached of files counts as free."""
+    try:
+        most = int((_CGROUP / "memory.max").read_text())
+        used = int((_CGROUP / "memory.current").read_text())
+    except (OSError, ValueError):  # no container, or "max": no limit
+        return None
+    return most - used + _fields(_CGROUP / "memory.stat").get("inactive_file", 0)
+
+
+def _fields(path: Path) -> dict[str, int]:
+    """Return a file of lines `name number ...` as a dict, empty where there is none."""
+    try:
+        lines = [line.split() for line in path.read_text().splitlines()]
+    except OSError:
+        return {}
+    return {line[0]: int(line[1]) for line in lines if len(line) > 1 and line[1].isdigit()}
+
+
+def temporaries(program: Any) -> int:
+    """Return the bytes that a compiled program works with, 0 where the backend does not say."""
+    try:
+        return int(program.memory_analysis().temp_size_in_bytes)
+    except (AttributeError, NotImplementedError, RuntimeError):
+        return 0
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Say whether an exception means that the memory of host or device is full."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 def describe() -> str:

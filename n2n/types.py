@@ -69,6 +69,9 @@ class Network:
     """Period of the pooling grid: tile origins and sides are multiples of it."""
     config: dict[str, Any]
     """JSON from which `networks.build` makes the same network again."""
+    inner: Callable[..., Array] | None = None
+    """(params, input n,h,w,ci) -> what `apply` yields, less `halo` pixels per side, for less work;
+    None: there is no such form."""
 
 
 def identity(prediction: Array, context: PyTree) -> Array:

@@ -84,6 +84,51 @@ def test_pool_budget_on_the_cpu() -> None:
     assert devices.pool_budget() == 2_000_000_000
 
 
+def test_memory_is_what_programs_may_still_get(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(devices, "_CGROUP", tmp_path)
+    alone = devices.host_memory()
+    assert alone and 1e8 < alone < 1e14
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("123\n")
+    assert abs((devices.host_memory() or 0) - alone) < alone / 2
+    (tmp_path / "memory.max").write_text("5000\n")
+    (tmp_path / "memory.current").write_text("4000\n")
+    (tmp_path / "memory.stat").write_text("anon 3000\ninactive_file 700\n")
+    assert devices.host_memory() == 1700
+    assert devices.memory_budget() == 850
+
+
+def test_memory_where_nobody_says(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(devices, "_available", lambda: None)
+    monkeypatch.setattr(devices, "_allowed", lambda: None)
+    assert (devices.host_memory() or 0) > 1e8
+    monkeypatch.delattr(os, "sysconf")
+    assert devices.host_memory() is None
+    assert devices.memory_budget() == 1_200_000_000
+
+
+def test_memory_of_an_accelerator(monkeypatch) -> None:
+    class Device:
+        def memory_stats(self):
+            return {"bytes_limit": 5_000_000_000, "bytes_in_use": 4_000_000_000}
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "devices", lambda: [Device()])
+    assert devices.free_memory() == 1_000_000_000 and devices.memory_budget() == 500_000_000
+
+
+def test_temporaries_are_the_compilers() -> None:
+    program = devices.jit(lambda x: jnp.sin(x) @ jnp.cos(x)).lower(jnp.ones((64, 64))).compile()
+    assert 2 * 64 * 64 * 4 <= devices.temporaries(program) <= 8 * 64 * 64 * 4
+    assert devices.temporaries(object()) == 0
+
+
+def test_how_a_full_memory_looks() -> None:
+    assert devices.out_of_memory(MemoryError())
+    assert devices.out_of_memory(RuntimeError("RESOURCE_EXHAUSTED: Out of memory"))
+    assert not devices.out_of_memory(RuntimeError("INTERNAL: a fault"))
+
+
 def test_describe_is_a_few_words_on_one_line() -> None:
     text = devices.describe()
     assert text.startswith(f"CPU ({os.cpu_count()} cores") and "\n" not in text

@@ -747,6 +747,33 @@ def test_data_range_maps_its_ends_for_integers_and_floats():
         assert "data_range" in error_of(images.to_float, np.ones((2, 2)), bad)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "float32", "float64"])
+@pytest.mark.parametrize("data_range", [None, (-1.0, 3.0), 4095])
+def test_settled_once_parts_are_converted_as_the_whole(dtype, data_range):
+    array = sample(dtype)
+    low_high = images.settle(array, data_range, rows=5)
+    whole = images.to_float(array, data_range)
+    parts = [images.to_float(array[y : y + 4], low_high) for y in range(0, 23, 4)]
+    assert np.array_equal(np.concatenate(parts), whole)
+    back = images.from_float(whole, dtype, data_range)
+    assert np.array_equal(images.from_float(whole, dtype, low_high), back)
+
+
+def test_a_picture_is_settled_by_all_its_parts():
+    dark = np.zeros((400, 2), np.float32)
+    dark[7] = 50  # one row of many, beyond the usual: as for the whole picture no fault
+    assert images.settle(dark, rows=10) == (0.0, 1.0)
+    images.to_float(dark)
+    with pytest.raises(Error, match="floats from 0 to 50, where 99 %"):
+        images.settle(dark[:90], rows=10)
+    assert images.settle(dark[:90], (0, 50), rows=10) == (0.0, 50.0)
+    dark[3, 1] = np.nan
+    with pytest.raises(Error, match="1 of 800 values are not finite"):
+        images.settle(dark, (0, 50), rows=10)
+    with pytest.raises(Error, match="shape"):
+        images.settle(np.zeros(3))
+
+
 def test_floats_of_unknown_range_are_refused_with_the_range_found():
     text = error_of(images.to_float, np.full((4, 4), 4000.0))
     assert "4000" in text and "data_range=" in text

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from n2n import networks
+from n2n import devices, networks
 from n2n.networks import RED30, UNet, layers
 from n2n.types import Error
 
@@ -304,6 +304,34 @@ def test_the_context_is_not_used() -> None:
 
 
 # Halo and lattice --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "config", [UNet(2, 1, width=3, residual=True), UNet(1, 1, width=3), RED30(1, 1, width=2)]
+)
+def test_the_inner_form_is_the_whole_one_without_its_halo(config) -> None:
+    network = networks.build(config)
+    assert network.inner is not None and network.halo is not None
+    params = random_params(network)
+    halo = network.halo
+    size = (1, 2 * halo + 96, 2 * halo + 192, config.outputs)
+    x = np.random.default_rng(0).random(size, np.float32)
+    whole, inner = (devices.jit(form)(params, x) for form in (network.apply, network.inner))
+    whole = whole[:, halo:-halo, halo:-halo]
+    assert inner.shape == (1, 96, 192, config.outputs) == whole.shape
+    np.testing.assert_allclose(inner, whole, atol=1e-6 * float(np.abs(whole).max()))
+
+
+def test_the_inner_form_of_a_tile_takes_less_work() -> None:
+    network = networks.build(UNet())
+    params = jax.eval_shape(network.init, jax.random.key(0))
+    x = jax.ShapeDtypeStruct((1, 1280, 1280, 3), np.float32)
+
+    def work(function) -> float:
+        return jax.jit(function).lower(params, x).cost_analysis()["flops"]
+
+    # The whole tile takes (1280 / 1024)^2 = 1.56 times what its yield does, untiled.
+    assert work(network.inner) * 1.56 / work(network.apply) < 1.2
 
 
 @pytest.mark.parametrize("axis", [1, 2])

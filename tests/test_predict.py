@@ -177,6 +177,11 @@ def test_reflection_has_no_end(size: int, start: int, length: int) -> None:
     assert np.array_equal(index, wide[200 + start : 200 + start + length])
 
 
+def programs(network: Network) -> int:
+    """Return how many programs of a network have been compiled."""
+    return prediction.forward(network)._cache_size()
+
+
 def test_a_hundred_sizes_are_few_programs() -> None:
     traced = []
 
@@ -185,20 +190,108 @@ def test_a_hundred_sizes_are_few_programs() -> None:
         return x[..., :1]
 
     network = Network(lambda key: {}, apply, (1, 1), 8, 4, {})
-    sizes = np.random.default_rng(0).integers(20, 200, (100, 2))
+    sizes = np.random.default_rng(0).integers(1, 900, (100, 2))
     for height, width in sizes:
         predict(network, {}, picture(height, width))
-    assert len(traced) == len(set(traced))  # each shape is traced once
-    sides = {side for shape in traced for side in shape[1:3]}
-    assert len(sides) <= len(prediction._YIELDS)
-    assert len(traced) <= len(sides) ** 2 < 40
+    assert len(traced) == len(set(traced)) == programs(network)  # each shape is compiled once
+    assert len(traced) <= 9
 
 
-def test_a_large_picture_takes_tiles_of_a_bounded_size() -> None:
+def test_a_hundred_photographs_are_few_programs() -> None:
     network, _ = unet()
-    for length in (500, 3000, 10_000):
-        side = prediction._side(network, length)
-        assert side <= 1280 and side % 32 == 0
+    sizes = np.random.default_rng(1).integers(100, 8000, (100, 2))
+    first = {prediction._sides(network, *size)[0] for size in sizes.tolist()}
+    assert len(first) <= 7 and max(first) <= 1536 and not any(side % 32 for side in first)
+
+
+def hungry(most: int, error: Exception):
+    """Return `apply_once` of a machine whose memory holds no tile of a side above `most`."""
+    sides: list[int] = []
+
+    def apply_once(network: Network, params, window: np.ndarray) -> np.ndarray:
+        sides.append(window.shape[0])
+        if window.shape[0] > most:
+            raise error
+        return np.asarray(prediction.forward(network)(params, window[None]))[0]
+
+    return apply_once, sides
+
+
+FULL = RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 12 bytes.")
+
+
+@pytest.mark.parametrize("error", [FULL, MemoryError()])
+@pytest.mark.parametrize("tile, tried", [(None, [48, 24]), (40, [40, 20]), (88, [88, 44, 20])])
+def test_where_memory_runs_out_the_tile_is_halved(monkeypatch, error, tile, tried) -> None:
+    marks = np.stack(np.mgrid[:60, :30], axis=-1).astype(np.float32)
+    apply_once, sides = hungry(24, error)
+    monkeypatch.setattr(prediction, "apply_once", apply_once)
+    monkeypatch.setattr(prediction, "_YIELDS", (32,))
+    calls: list[tuple[int, int]] = []
+    got = predict(COPIER, {}, marks, tile=tile, progress=lambda *call: calls.append(call))
+    assert np.array_equal(got, marks)
+    assert list(dict.fromkeys(sides)) == tried
+    assert calls[-1][0] == calls[-1][1] and [done for done, _ in calls] == [
+        *range(1, len(calls) + 1)
+    ]
+
+
+def test_memory_that_runs_out_on_the_way_changes_nothing(monkeypatch) -> None:
+    network, params = unet()
+    image = picture(150, 110)
+    rest = predict(network, params, image, tile=288)
+    count = []
+
+    def apply_once(network: Network, params, window: np.ndarray) -> np.ndarray:
+        count.append(window.shape[0])
+        if len(count) == 3:
+            raise FULL
+        return np.asarray(prediction.forward(network)(params, window[None]))[0]
+
+    monkeypatch.setattr(prediction, "apply_once", apply_once)
+    got = predict(network, params, image, tile=352)
+    assert count == [352] * 3 + [288] * 8  # one row of tiles is done, the second is narrower
+    agree(got, rest)
+
+
+def test_the_smallest_tile_is_not_halved_and_other_faults_pass(monkeypatch) -> None:
+    for error, tile in [(FULL, 20), (MemoryError(), 20), (RuntimeError("a fault"), 40)]:
+        monkeypatch.setattr(prediction, "apply_once", hungry(0, error)[0])
+        with pytest.raises(type(error)):
+            predict(COPIER, {}, picture(10, 10, channels=2), tile=tile)
+
+
+def test_the_tile_fits_the_memory_at_hand(monkeypatch) -> None:
+    network, _ = unet()
+    sides = []
+    for budget in (1e9, 100e6, 10e6, 5e6, 1):
+        monkeypatch.setattr(devices, "memory_budget", lambda budget=budget: int(budget))
+        sides.append(prediction.choose(network, (6000, 4000), 1))
+        if budget > 1:
+            assert prediction._need(network, (1, sides[-1], sides[-1], 1)) <= budget
+    assert sides == sorted(sides, reverse=True) and sides[0] == 1280 and sides[-1] == 288
+
+
+def test_bands_may_begin_below_the_top() -> None:
+    marks = np.stack(np.mgrid[:50, :30], axis=-1).astype(np.float32)
+    work = functools.partial(prediction.apply_once, COPIER, {})
+    rows = dict(prediction.bands(COPIER, marks, work, 28, start=(24, 0)))
+    assert [*rows] == [24, 36, 48]
+    assert np.array_equal(np.concatenate([*rows.values()]), marks[24:])
+
+
+def test_a_source_is_read_by_rows_it_has() -> None:
+    class Source:
+        shape, asked = (50, 30, 2), []
+
+        def __getitem__(self, rows: slice) -> np.ndarray:
+            assert 0 <= rows.start < rows.stop <= 50
+            self.asked.append(rows.stop - rows.start)
+            return np.zeros((rows.stop - rows.start, 30, 2), np.float32)
+
+    work = functools.partial(prediction.apply_once, COPIER, {})
+    assert len([*prediction.bands(COPIER, Source(), work, 28)]) == 5
+    assert max(Source.asked) <= 28
 
 
 def test_progress_counts_the_tiles() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
 
 import n2n.cli
-from n2n.cli import outputs
+from n2n.cli import jobs, outputs
 from n2n.cli.screen import Screen, shown
 from n2n.types import Error, Failure
 
@@ -78,22 +79,73 @@ def _one(
     screen: Screen, model: Any, source: Path, target: Path, sources: list[Path], options: Any
 ) -> None:
     """Denoise one picture."""
-    from n2n import images
+    jobs.check(target, options, sources)
+    with _rows(source, target, options) as rows:
+        with screen.counting(shown(source.name)) as progress:
+            if rows is None:
+                _in_memory(model, source, target, options, progress)
+            else:
+                _streamed(model, rows, target, options, progress)
+    screen.result(f"{shown(source)} -> {shown(target)}")
 
-    outputs.check(target, overwrite=options.overwrite, sources=sources)
-    outputs.check_folder(target, options.out)
-    picture = images.read(source)
-    with screen.counting(shown(source.name)) as progress:
-        array = model.denoise(
-            picture.array,
+
+def _rows(source: Path, target: Path, options: Any) -> Any:
+    """Open a picture that is to be streamed; a context of None for others.
+
+    Raises:
+        Error: `--stream` is asked for where it cannot be.
+    """
+    from n2n import devices, images
+
+    plain = contextlib.nullcontext()
+    if target.suffix.lower() not in (".tif", ".tiff"):
+        if options.stream:
+            raise Error(f"{outputs.quoted(target)}: --stream writes TIFF; name a .tif file")
+        return plain
+    try:
+        rows = images.TiffRows(source)
+    except Error:
+        if options.stream:
+            raise
+        return plain
+    free = devices.host_memory()
+    if options.stream or jobs.holds_run(target) or (free and rows.nbytes > free // 4):
+        return rows
+    rows.__exit__()
+    return plain
+
+
+def _streamed(model: Any, rows: Any, target: Path, options: Any, progress: Any) -> None:
+    from n2n.denoiser import streaming
+
+    outputs.prepare_folder(target, options.out)
+    with jobs.unfinished(target):
+        streaming.stream(
+            model,
+            rows,
+            target,
             strength=options.strength,
             data_range=options.data_range,
             tile=options.tile,
-            progress=progress or False,
+            dtype=outputs.nearest_dtype(target, rows.dtype),
+            resume=options.resume,
+            progress=progress,
         )
+
+
+def _in_memory(model: Any, source: Path, target: Path, options: Any, progress: Any) -> None:
+    from n2n import images
+
+    picture = images.read(source)
+    array = model.denoise(
+        picture.array,
+        strength=options.strength,
+        data_range=options.data_range,
+        tile=options.tile,
+        progress=progress or False,
+    )
     dtype = outputs.nearest_dtype(target, array.dtype)
     if dtype != str(array.dtype):
         array = images.from_float(images.to_float(array, options.data_range), dtype)
     outputs.prepare_folder(target, options.out)
     images.write(target, array, like=picture, overwrite=options.overwrite)
-    screen.result(f"{shown(source)} -> {shown(target)}")

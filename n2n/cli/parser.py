@@ -142,6 +142,17 @@ def _denoise(commands: Any) -> None:
         metavar="N",
         help="side in pixels of the pieces worked on; smaller takes less memory (default: chosen)",
     )
+    command.add_argument(
+        "--stream",
+        action="store_true",
+        help="read, denoise and write a TIFF piece by piece, in constant memory (default: where "
+        "it is larger than a quarter of the free memory)",
+    )
+    command.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with a picture that was streamed and interrupted, or start if there is none",
+    )
 
 
 def _train(commands: Any) -> None:

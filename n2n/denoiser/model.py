@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,23 +75,74 @@ class Denoiser:
         Raises:
             Error: a channel count that the model cannot serve, or a bad tile.
         """
-        low, high = self.scale
-        given, wanted = image.shape[-1], self.network.channels[1]
-        x = ((image - low) / (high - low)).astype(np.float32)
-        run = functools.partial(
-            prediction.predict, self.network, self.params, tile=tile, progress=progress
+        side = self.side(image.shape, tile)
+        out = np.empty(image.shape, np.float32)
+        done = prediction.bands(self.network, image, self._clean, side, progress=progress)
+        for y, rows in done:
+            out[y : y + len(rows)] = rows
+        return out
+
+    def bands(
+        self,
+        source: Any,
+        *,
+        strength: float = 1.0,
+        data_range: Any = None,
+        tile: int | None = None,
+        start: int = 0,
+        progress: prediction.Progress | None = None,
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Denoise a picture from top to bottom, whatever its size: yields (first row, rows).
+
+        Only a row of tiles is in memory. Other arguments: see `n2n.denoise`.
+
+        Args:
+            source: anything with dtype, a shape H,W or H,W,C, and `source[a:b]`: an array, a file.
+            tile: from `side`, or None.
+            start: first row wanted, a multiple of the network's lattice.
+        """
+        low_high = images.settle(source, data_range)
+        halo = self.network.halo or 0
+
+        def work(window: np.ndarray) -> np.ndarray:
+            x = images.to_float(window, low_high)
+            clean = self._clean(x)
+            x = prediction.trim(x, halo, 0)
+            clean = x + np.float32(strength) * (clean - x)
+            inside = clean if window.ndim == 3 else clean[..., 0]
+            return images.from_float(inside, window.dtype, low_high)
+
+        side = self.side(source.shape, tile)
+        yield from prediction.bands(
+            self.network, source, work, side, start=(start, 0), progress=progress
         )
-        if given == wanted:
-            clean = run(x)
-        elif given == 1:
-            clean = run(np.repeat(x, wanted, axis=-1)).mean(-1, keepdims=True)
-        elif wanted == 1:
-            clean = np.concatenate([run(x[..., c : c + 1]) for c in range(given)], axis=-1)
-        else:
+
+    def side(self, shape: tuple[int, ...], tile: int | None = None) -> int | None:
+        """Return the side of the tiles for a picture of this shape; None: it is seen whole.
+
+        Raises:
+            Error: a channel count that the model cannot serve, or a bad tile.
+        """
+        given, wanted = shape[2] if len(shape) == 3 else 1, self.network.channels[1]
+        if given not in (1, wanted) and wanted != 1:
             raise Error(
                 f"image has {given} channels, the model {wanted}; give {wanted}, or 1, "
                 "and leave alpha out"
             )
+        return prediction.choose(self.network, (shape[0], shape[1]), wanted, tile)
+
+    def _clean(self, image: np.ndarray) -> np.ndarray:
+        """Denoise a tile H,W,C float32 in display units; returns what it yields."""
+        low, high = self.scale
+        given, wanted = image.shape[-1], self.network.channels[1]
+        x = ((image - low) / (high - low)).astype(np.float32)
+        run = functools.partial(prediction.apply_once, self.network, self.params)
+        if given == wanted:
+            clean = run(x)
+        elif given == 1:
+            clean = run(np.repeat(x, wanted, axis=-1)).mean(-1, keepdims=True)
+        else:  # the model is grey
+            clean = np.concatenate([run(x[..., c : c + 1]) for c in range(given)], axis=-1)
         return clean * np.float32(high - low) + np.float32(low)
 
     def denoise(
@@ -113,10 +165,15 @@ class Denoiser:
             raise Error(f"strength is {strength!r}; it must lie between 0 and 1")
         array = images.read(image).array if isinstance(image, (str, Path)) else np.asarray(image)
         pixels = _channels_last(array, channel_axis)
-        x = images.to_float(pixels, data_range)
-        clean = self.predict(x, tile=tile, progress=_tiles_shown(progress))
-        clean = x + np.float32(strength) * (clean - x)
-        result = images.from_float(clean.reshape(pixels.shape), array.dtype, data_range)
+        result = np.empty(pixels.shape, array.dtype)
+        for y, rows in self.bands(
+            pixels,
+            strength=strength,
+            data_range=data_range,
+            tile=tile,
+            progress=_tiles_shown(progress),
+        ):
+            result[y : y + len(rows)] = rows
         if channel_axis is not None and array.ndim == 3:
             result = np.moveaxis(result, -1, channel_axis)
         return result

@@ -1,8 +1,9 @@
 """Files to arrays and back: depth, orientation, EXIF, ICC, alpha; what counts as a frame.
 
 `reading` opens files, `writing` makes them, `values` maps numbers to display units (1.0 is white),
-`frames` chooses files and names outputs, `metadata` carries EXIF and ICC, `quiet` keeps decoders
-off the screen. Arrays are H,W or H,W,C, upright; alpha travels in `Picture.meta`.
+`rows` reads and writes TIFFs larger than the memory, `frames` chooses files and names outputs,
+`metadata` carries EXIF and ICC, `quiet` keeps decoders off the screen. Arrays are H,W or H,W,C,
+upright; alpha travels in `Picture.meta`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ from n2n.images.frames import output_path as output_path
 from n2n.images.reading import declared_size as declared_size
 from n2n.images.reading import read as read
 from n2n.images.reading import read_pages as read_pages
+from n2n.images.rows import TiffRows as TiffRows
+from n2n.images.rows import create as create
+from n2n.images.values import ends as ends
 from n2n.images.values import from_float as from_float
+from n2n.images.values import settle as settle
 from n2n.images.values import to_float as to_float
 from n2n.images.writing import dtypes_for as dtypes_for
 from n2n.images.writing import replace_file as replace_file

@@ -54,9 +54,9 @@ def declared_size(path: Any) -> tuple[int, int, int]:
     The size is the stored one, before the orientation tag; alpha counts as a channel, a palette as
     RGB. Raises Error where there is no readable header or the size is beyond the limit.
     """
-    path = _existing(path)
+    path = existing(path)
     with quiet(), blamed(path):
-        kind = _kind(path)
+        kind = kind_of(path)
         if kind == "raw":
             with _rawpy(path).imread(str(path)) as raw:
                 return raw.sizes.iwidth, raw.sizes.iheight, 3
@@ -69,9 +69,9 @@ def declared_size(path: Any) -> tuple[int, int, int]:
 def software(path: Any) -> str:
     """Return who wrote a file, '' where it does not say or cannot be opened; decodes nothing."""
     try:
-        path = _existing(path)
+        path = existing(path)
         with quiet(), blamed(path):
-            if _kind(path) != "pillow":
+            if kind_of(path) != "pillow":
                 with path.open("rb") as file:
                     return metadata.software_of(metadata.tiff_exif(file))
             with _opened(path) as image:
@@ -88,9 +88,9 @@ def _software_early(image: Any) -> str:
 
 
 def _read(path: Any, several: bool) -> list[Picture]:
-    path = _existing(path)
+    path = existing(path)
     with quiet(), blamed(path):
-        kind = _kind(path)
+        kind = kind_of(path)
         if kind == "raw":
             return [_raw(path)]
         if kind == "tiff":
@@ -99,7 +99,8 @@ def _read(path: Any, several: bool) -> list[Picture]:
             return list(_pillow(path, image, several))
 
 
-def _existing(path: Any) -> Path:
+def existing(path: Any) -> Path:
+    """Return the path of a file that is there."""
     path = Path(path)
     with blamed(path):
         if path.is_dir():
@@ -109,7 +110,8 @@ def _existing(path: Any) -> Path:
     return path
 
 
-def _kind(path: Path) -> str:
+def kind_of(path: Path) -> str:
+    """Say who reads a file: raw, tiff or pillow."""
     # RAW files are TIFFs inside, whose first page is the camera's thumbnail: the name decides.
     if path.suffix.lower() in RAW:
         return "raw"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,11 @@ def read(path: Path, several: bool) -> list[Picture]:
     import tifffile
 
     with tifffile.TiffFile(path) as file:
-        pages = _pages(path, file)
+        pages = pages_of(path, file)
         if len(pages) > 1 and not several:
             raise burst_error(path, len(pages))
         for page in pages:
-            _check(path, page, len(pages))
+            check(path, page, len(pages))
         return [_read_page(path, file, page) for page in pages]
 
 
@@ -38,8 +39,8 @@ def declared_size(path: Path) -> tuple[int, int, int]:
     import tifffile
 
     with tifffile.TiffFile(path) as file:
-        page = _pages(path, file)[0]
-        _check(path, page, 1)
+        page = pages_of(path, file)[0]
+        check(path, page, 1)
         channels = 3 if page.photometric == _PALETTE else page.samplesperpixel
         return page.imagewidth, page.imagelength, channels
 
@@ -70,20 +71,23 @@ def from_bgr(array: np.ndarray) -> np.ndarray:
     return array[..., {3: [2, 1, 0], 4: [2, 1, 0, 3]}.get(array.shape[2], slice(None))]
 
 
-def _pages(path: Path, file: Any) -> list[Any]:
+def pages_of(path: Path, file: Any) -> list[Any]:
+    """List a file's pictures, without reduced copies and masks."""
     pages = list(file.pages)
     if not pages:
         raise Error(f"{quoted(path)}: is a TIFF without a page; copy or export it again")
     return [p for p in pages if not (p.is_reduced or p.subfiletype & _MASK)] or pages[:1]
 
 
-def _check(path: Path, page: Any, count: int) -> None:
+def check(path: Path, page: Any, count: int, *, whole: bool = True) -> None:
+    """Refuse a page that cannot be read, or, as a `whole`, is too large."""
     kind = _REFUSED.get(int(page.photometric))
     if kind:
         raise Error(f"{quoted(path)}: is {kind}; n2n reads grey and RGB; convert it to RGB")
     itemsize = max(1, page.bitspersample // 8)
     depth = max(1, page.imagedepth)
-    check_size(path, page.imagewidth, page.imagelength, page.samplesperpixel, itemsize, count)
+    if whole:
+        check_size(path, page.imagewidth, page.imagelength, page.samplesperpixel, itemsize, count)
     # One tile may be declared larger than the picture, and is decoded whole.
     check_size(path, max(1, page.tilewidth), max(1, page.tilelength), page.samplesperpixel)
     if depth > 1:
@@ -96,21 +100,28 @@ def _check(path: Path, page: Any, count: int) -> None:
 
 def _read_page(path: Path, file: Any, page: Any) -> Picture:
     array, alpha = _pixels(path, page)
-    if array.dtype.kind not in "uif":
-        raise Error(f"{quoted(path)}: holds {array.dtype} values; n2n reads integers and floats")
+    check_dtype(path, array.dtype)
+    turned = page.tags.valueof(metadata.ORIENTATION)
+    return picture(metadata.upright(array, turned or 1), meta_of(path, file, page), alpha)
+
+
+def check_dtype(path: Path, dtype: np.dtype) -> None:
+    """Refuse what is neither integer nor float."""
+    if dtype.kind not in "uif":
+        raise Error(f"{quoted(path)}: holds {dtype} values; n2n reads integers and floats")
+
+
+def meta_of(path: Path, file: Any, page: Any) -> dict[str, Any]:
+    """Return what `images.read` tells of a page, but alpha and dtype."""
     exif = metadata.tiff_exif(file.filehandle)
     icc = page.tags.valueof(34675)
-    turned = page.tags.valueof(metadata.ORIENTATION)
     meta: dict[str, Any] = {"format": "TIFF", "path": str(path)}
     meta["software"] = metadata.software_of(exif)
-    meta |= {"exif": metadata.packed(exif, metadata.DESCRIPTIVE), "icc": icc or None}
-    return picture(metadata.upright(array, turned or 1), meta, alpha)
+    return meta | {"exif": metadata.packed(exif, metadata.DESCRIPTIVE), "icc": icc or None}
 
 
 def _pixels(path: Path, page: Any) -> tuple[np.ndarray, bool]:
-    if page.bitspersample < 8 or int(page.photometric) not in (
-        *(_MINISWHITE, _MINISBLACK, _RGB, _CFA, _LINEAR_RAW),
-    ):
+    if not plain(page):
         return _by_pillow(path, page)
     try:
         array = page.asarray()
@@ -120,7 +131,13 @@ def _pixels(path: Path, page: Any) -> tuple[np.ndarray, bool]:
         if page.bitspersample == 8:
             return _by_pillow(path, page)
         array = _by_cv2(path, page)
-    return _finished(_channels_last(path, page, array), page)
+    return finished(_channels_last(path, page, array), page)
+
+
+def plain(page: Any) -> bool:
+    """Say whether the numbers of a page are its pixels, as those of a palette are not."""
+    kinds = (_MINISWHITE, _MINISBLACK, _RGB, _CFA, _LINEAR_RAW)
+    return page.bitspersample >= 8 and int(page.photometric) in kinds
 
 
 def _channels_last(path: Path, page: Any, array: np.ndarray) -> np.ndarray:
@@ -133,7 +150,8 @@ def _channels_last(path: Path, page: Any, array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _finished(array: np.ndarray, page: Any) -> tuple[np.ndarray, bool]:
+def finished(array: np.ndarray, page: Any) -> tuple[np.ndarray, bool]:
+    """Return rows h,w or h,w,c with 0 as black and alpha unmultiplied; whether there is alpha."""
     extra = tuple(int(kind) for kind in page.extrasamples)
     # Photoshop and cv2 leave the fourth channel of RGB undeclared.
     rgba = int(page.photometric) == _RGB and page.samplesperpixel == 4
@@ -182,19 +200,41 @@ def _by_cv2(path: Path, page: Any) -> np.ndarray:
 
 def encode(array: np.ndarray, exif: bytes, icc: bytes | None, alpha: bool) -> bytes:
     """Encode H,W or H,W,C, the last channel alpha if so, with the descriptive tags of EXIF."""
+    file = io.BytesIO()
+    file.seek(create(file, array.shape, array.dtype, exif, icc, alpha))
+    file.write(np.ascontiguousarray(array).data)
+    return file.getvalue()
+
+
+def create(
+    file: Any,
+    shape: tuple[int, ...],
+    dtype: Any,
+    exif: bytes,
+    icc: bytes | None,
+    alpha: bool,
+    big: bool = False,
+) -> int:
+    """Write a TIFF of zeros into an open file; returns where its pixels begin, row by row.
+
+    BigTIFF if `big`, or past 4 GB.
+    """
     import tifffile
 
     loaded = metadata.loads(exif)
-    channels = (array.shape[2] if array.ndim == 3 else 1) - alpha
-    # Past 4 GB tifffile writes BigTIFF, whose offsets are of another size.
-    directories = _directories(loaded) if array.nbytes < 2**32 - 2**27 else {}
-    file = io.BytesIO()
-    tifffile.imwrite(
+    channels = (shape[2] if len(shape) == 3 else 1) - alpha
+    big = big or math.prod(shape) * np.dtype(dtype).itemsize >= 2**32 - 2**27
+    # The offsets of a BigTIFF are of another size.
+    directories = {} if big else _directories(loaded)
+    found = tifffile.imwrite(
         file,
-        array,
+        shape=shape,
+        dtype=dtype,
+        bigtiff=big,
+        returnoffset=True,
         byteorder="<",
         photometric="rgb" if channels == 3 else "minisblack",
-        planarconfig="contig" if array.ndim == 3 else None,
+        planarconfig="contig" if len(shape) == 3 else None,
         extrasamples=["unassalpha"] if alpha else None,
         metadata=None,
         software=metadata.signature(),
@@ -202,8 +242,9 @@ def encode(array: np.ndarray, exif: bytes, icc: bytes | None, alpha: bool) -> by
         extratags=_text_tags(loaded) + _placeholders(directories),
         **_resolution(loaded),
     )
+    assert found is not None
     _add_directories(file, directories)
-    return file.getvalue()
+    return found[0]
 
 
 def _text_tags(exif: Any) -> list[tuple[int, int, int, Any, bool]]:
@@ -236,7 +277,7 @@ def _placeholders(directories: dict[int, Any]) -> list[tuple[int, int, int, Any,
     return [(tag - 1, _LONG, 1, 0, True) for tag in directories]
 
 
-def _add_directories(file: io.BytesIO, directories: dict[int, dict[int, Any]]) -> None:
+def _add_directories(file: Any, directories: dict[int, dict[int, Any]]) -> None:
     """Append EXIF and GPS directories and turn their placeholders into pointers to them."""
     import tifffile
     from PIL import TiffImagePlugin

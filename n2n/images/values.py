@@ -3,6 +3,7 @@ on the way in."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -23,16 +24,50 @@ def to_float(array: Any, data_range: DataRange = None) -> np.ndarray:
     array = np.asarray(array)
     _check(array)
     low, high = _input_range(array, data_range)
+    image = _scaled(array, low, high)
+    _check_finite(image)
+    return image[..., None] if image.ndim == 2 else image
+
+
+def _scaled(array: np.ndarray, low: float, high: float) -> np.ndarray:
     wide = array.dtype.itemsize > 4 or (array.dtype.kind in "iu" and array.dtype.itemsize > 2)
     with np.errstate(over="ignore", invalid="ignore"):
-        image = array.astype(np.float64 if wide else np.float32, order="C")
+        image: Any = array.astype(np.float64 if wide else np.float32, order="C")
         if low != 0:
             image -= low
         if high - low != 1:
             image /= high - low
-        image = image.astype(np.float32, copy=False)
-    _check_finite(image)
-    return image[..., None] if image.ndim == 2 else image
+        return image.astype(np.float32, copy=False)
+
+
+def ends(dtype: Any, data_range: DataRange = None) -> tuple[float, float]:
+    """Return the values of black and white: data_range, or those of the dtype."""
+    return _range(data_range) or (0.0, _white(np.dtype(dtype)))
+
+
+def settle(source: Any, data_range: DataRange = None, *, rows: int = 512) -> tuple[float, float]:
+    """Return (low, high), the values that `to_float` would make 0 and 1 of a whole picture.
+
+    For `to_float` and `from_float` of its parts. Floats are looked through once, `rows` rows at a
+    time: source is anything with dtype, shape and `source[a:b]`. Raises Error where `to_float`
+    would.
+    """
+    _check(source)
+    low, high = ends(source.dtype, data_range)
+    if source.dtype.kind != "f":
+        return low, high
+    lost = inside = 0
+    least, most = math.inf, -math.inf
+    for first in range(0, source.shape[0], rows):
+        part = source[first : first + rows]
+        lost += _not_finite(_scaled(part, low, high))
+        inside += int(np.count_nonzero((part >= -1) & (part <= 2)))
+        least, most = min(least, float(part.min())), max(most, float(part.max()))
+    size = math.prod(source.shape)
+    _refuse_not_finite(lost, size)
+    if _range(data_range) is None:
+        _refuse_range(inside, size, least, most)
+    return low, high
 
 
 def from_float(image: Any, dtype: Any, data_range: DataRange = None) -> np.ndarray:
@@ -45,7 +80,7 @@ def from_float(image: Any, dtype: Any, data_range: DataRange = None) -> np.ndarr
     if dtype.kind not in "buif" or image.dtype.kind not in "buif":
         raise Error(f"from_float: {image.dtype} to {dtype}; both must be real numbers; use uint16")
     _check_finite(image)
-    low, high = _range(data_range) or (0.0, _white(dtype))
+    low, high = ends(dtype, data_range)
     values = image.astype(np.float64 if dtype.itemsize > 2 else np.float32)
     values *= high - low
     values += low
@@ -65,20 +100,27 @@ def _rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return result
 
 
-def _check(array: np.ndarray) -> None:
+def _check(array: Any) -> None:
     if array.dtype.kind not in "buif":
         raise Error(f"image: dtype {array.dtype}; it must be boolean, integer or floating")
-    if array.ndim not in (2, 3):
+    if len(array.shape) not in (2, 3):
         raise Error(f"image: shape {array.shape}; it must be H,W or H,W,C")
-    if array.size == 0:
+    if math.prod(array.shape) == 0:
         raise Error(f"image: shape {array.shape} is empty; every side must be at least 1")
 
 
 def _check_finite(image: np.ndarray) -> None:
-    count = image.size - int(np.count_nonzero(np.isfinite(image)))
+    _refuse_not_finite(_not_finite(image), image.size)
+
+
+def _not_finite(image: np.ndarray) -> int:
+    return image.size - int(np.count_nonzero(np.isfinite(image)))
+
+
+def _refuse_not_finite(count: int, size: int) -> None:
     if count:
         raise Error(
-            f"image: {count} of {image.size} values are not finite in float32; replace them, for "
+            f"image: {count} of {size} values are not finite in float32; replace them, for "
             "example with numpy.nan_to_num"
         )
 
@@ -98,10 +140,14 @@ def _input_range(array: np.ndarray, data_range: DataRange) -> tuple[float, float
 
 def _check_floats(array: np.ndarray) -> None:
     _check_finite(array)
-    inside = np.count_nonzero((array >= -1) & (array <= 2))
-    if inside < 0.99 * array.size:
+    inside = int(np.count_nonzero((array >= -1) & (array <= 2)))
+    _refuse_range(inside, array.size, float(array.min()), float(array.max()))
+
+
+def _refuse_range(inside: int, size: int, least: float, most: float) -> None:
+    if inside < 0.99 * size:
         raise Error(
-            f"image: floats from {array.min():.6g} to {array.max():.6g}, where 99 % must lie in "
+            f"image: floats from {least:.6g} to {most:.6g}, where 99 % must lie in "
             "[-1, 2]; say which values are black and white with data_range=(low, high)"
         )
 

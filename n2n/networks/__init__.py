@@ -29,6 +29,8 @@ from n2n.networks.layers import (
     expand,
     pack,
     pool,
+    trim,
+    trim_to,
     unpack,
 )
 from n2n.types import Error, Network
@@ -88,7 +90,8 @@ class _UNet(nnx.Module):
             ]
         )
 
-    def __call__(self, x: Any) -> Any:
+    def __call__(self, x: Any, margin: int = 0) -> Any:
+        """Map n,h,w,inputs to n,h,w,outputs, less `margin` pixels per side, whole lattice cells."""
         x = pack(x, self.stem)
         skips = [x]
         x = activate(convolve(self.encoder[0], x), 0.1)
@@ -97,12 +100,26 @@ class _UNet(nnx.Module):
             skips.append(x)  # the pooled maps, not the convolved ones
         x = activate(convolve(self.encoder[len(self.encoder) - 1], x), 0.1)
         skips.pop()  # the deepest pool is no skip
+        margin //= self.stem * 2 ** (len(self.encoder) - 2)
         for first, second in zip(list(self.decoder)[::2], list(self.decoder)[1::2], strict=True):
-            x = activate(expand(first, x, skips.pop()), 0.1)
+            x, skip, margin = _shed(x, skips.pop(), margin)
+            x = activate(expand(first, x, skip), 0.1)
             x = activate(convolve(second, x), 0.1)
-        x = activate(expand(self.head[0], x, skips.pop()), 0.1)
+        x, skip, margin = _shed(x, skips.pop(), margin)
+        x = activate(expand(self.head[0], x, skip), 0.1)
         x = activate(convolve(self.head[1], x), 0.1)
-        return unpack(convolve(self.head[2], x), self.stem)
+        return unpack(trim(convolve(self.head[2], x), margin), self.stem)
+
+
+def _shed(x: Any, skip: Any, margin: int) -> tuple[Any, Any, int]:
+    """Trim a margin that is not wanted to the two pixels that a level of the decoder looks away.
+
+    Enlarged they are four, of which the level's two convolutions, or the head's three, take no
+    more than three. So tiles pay for their halo in the encoder alone, a quarter of the work.
+    """
+    kept = min(margin, 2)
+    x = trim(x, margin - kept)
+    return x, trim_to(skip, x), 2 * kept
 
 
 class _RED30(nnx.Module):
@@ -115,7 +132,8 @@ class _RED30(nnx.Module):
         last = layer(w, config.outputs, 0.1)  # the output is added to the input: start near it
         self.layers = nnx.List([layer(config.inputs, w, HE), *inner, last])
 
-    def __call__(self, x: Any) -> Any:
+    def __call__(self, x: Any, margin: int = 0) -> Any:
+        """Map n,h,w,inputs to n,h,w,outputs, less `margin` pixels per side."""
         layers, skips = list(self.layers), []
         for index, layer in enumerate(layers[:15], 1):
             x = activate(convolve(layer, x), 0.0)
@@ -124,7 +142,7 @@ class _RED30(nnx.Module):
         for index, layer in enumerate(layers[15:29], 1):
             x = convolve(layer, x)
             x = activate(add(x, skips.pop()) if index % 2 else x, 0.0)
-        return convolve(layers[29], x)
+        return trim(convolve(layers[29], x), margin)
 
 
 _KINDS: dict[str, tuple[type, type]] = {"unet": (UNet, _UNet), "red30": (RED30, _RED30)}
@@ -223,8 +241,15 @@ def _build(config: Config, precision: str) -> Network:
         return x[..., : config.outputs] - out if residual else out + 0.5
 
     halo, lattice = _reach(skeleton)
+
+    def inner(params: Any, x: jax.Array) -> jax.Array:
+        net_input = _complete(x, config.inputs, config.outputs)
+        out = nnx.merge(graph, params)(net_input, margin=halo).astype(jnp.float32)
+        return trim(x[..., : config.outputs], halo) - out if residual else out + 0.5
+
     fields = {"kind": kind, **dataclasses.asdict(config)}
-    return Network(init, apply, (config.inputs, config.outputs), halo, lattice, fields)
+    channels = (config.inputs, config.outputs)
+    return Network(init, apply, channels, halo, lattice, fields, inner)
 
 
 def _complete(x: jax.Array, inputs: int, outputs: int) -> jax.Array:

@@ -109,6 +109,18 @@ def add(x: Any, skip: Any) -> Any:
     return join(x, skip) if isinstance(x, Reach) else x + skip
 
 
+def trim(x: Any, margin: int) -> Any:
+    """Leave out `margin` pixels on each side."""
+    if isinstance(x, Reach) or not margin:
+        return x
+    return x[:, margin:-margin, margin:-margin]
+
+
+def trim_to(skip: Any, x: Any) -> Any:
+    """Leave out of `skip`, on all sides alike, what lies beyond `x` enlarged twice."""
+    return skip if isinstance(x, Reach) else trim(skip, skip.shape[1] // 2 - x.shape[1])
+
+
 # Nearest-neighbour enlargement and a 3x3 convolution: each pixel of a 2x2 cell sees two rows and
 # two columns of the small picture, so that the nine taps fold into four. One 2x2 convolution of
 # four times the channels gives all four pixels with 4/9 of the multiplications.
