@@ -94,7 +94,7 @@ def _demo(commands: Any) -> None:
         help="folder for the pictures (default: %(default)s)",
     )
     command.add_argument(
-        "--quick", action="store_true", help="half a minute instead of four, at lower quality"
+        "--quick", action="store_true", help="a minute instead of three to four, at lower quality"
     )
 
 
