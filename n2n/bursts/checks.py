@@ -127,40 +127,56 @@ def sharp(
 ) -> tuple[list[int], list[Note]]:
     """Return the frames N,H,W,C that are not blurred against the reference, and what to say.
 
-    Detail is the band of 1 to 2 px. Its product with the other frames' detail holds no noise, so
-    that a noisy frame is not taken for a sharp one; it needs three frames. At least half of the
-    frames are kept, and at least three.
+    It needs three frames; at least half of them are kept, and at least three. The most blurred one
+    goes first, and the others are judged anew without it.
     """
-    everything = list(range(len(stack)))
-    known = np.flatnonzero(cv2.erode(weights.min(0), np.ones((9, 9), np.uint8)).ravel() > 0)
-    known = known[:: max(1, known.size // 300_000)]
-    if len(stack) < 3 or known.size < 1000:
-        return everything, []
-    bands = np.stack([_detail(frame).ravel()[known] for frame in stack])
-    rest, total = {}, bands.sum(0)
-    for index in everything:
-        product = (total - bands[index] - bands[first]) * bands[[index, first]]
-        blocks = np.array([block.sum(1) for block in np.array_split(product, 32, axis=1)])
-        if index != first and _certain(blocks[:, 1]):
-            rest[index] = blocks
-    share = {index: float(one[:, 0].sum() / one[:, 1].sum()) for index, one in rest.items()}
-    blurred = [i for i, one in rest.items() if _certain(SHARP * one[:, 1] - one[:, 0])]
-    blurred.sort(key=lambda index: share[index])
-    blurred = blurred[: len(stack) - max(3, (len(stack) + 1) // 2)]
-    notes = [
-        (
-            70 - share[i],
-            f"{names[i]} shows {100 * share[i]:.0f} % of the fine detail of {names[first]}, as if "
-            "moved while exposed: it is left out.",
-        )
-        for i in blurred
-    ]
-    sharper = [i for i, one in rest.items() if _certain(SHARP * one[:, 0] - one[:, 1])]
+    kept, notes = list(range(len(stack))), list[Note]()
+    least = max(3, (len(stack) + 1) // 2)
+    while True:
+        blurred, sharper = _judged(stack, weights, kept, first)
+        if not blurred or len(kept) <= least:
+            break
+        worst = min(blurred, key=lambda index: blurred[index])
+        kept.remove(worst)
+        text = f"{names[worst]} shows {100 * blurred[worst]:.0f} % of the fine detail of"
+        text = f"{text} {names[first]}, as if moved while exposed: it is left out."
+        notes.append((70 - blurred[worst], text))
     if sharper:
-        best = max(sharper, key=lambda index: share[index])
+        best = max(sharper, key=lambda index: sharper[index])
         text = f"{names[first]} is less sharp than {names[best]}"
         notes.append((80.0, f"{text}: take that as the reference for a sharper picture."))
-    return [i for i in everything if i not in blurred], notes
+    return kept, notes
+
+
+def _judged(
+    stack: np.ndarray, weights: np.ndarray, kept: list[int], first: int
+) -> tuple[dict[int, float], dict[int, float]]:
+    """Return the frames that are certainly blurred, and those certainly sharper: share of detail.
+
+    Detail is the band of 1 to 2 px. Its product with the other frames' detail holds no noise, so
+    that a noisy frame is not taken for a sharp one.
+    """
+    known = np.flatnonzero(cv2.erode(weights[kept].min(0), np.ones((9, 9), np.uint8)).ravel() > 0)
+    known = known[:: max(1, known.size // 300_000)]
+    if len(kept) < 3 or known.size < 1000:
+        return {}, {}
+    bands = {index: _detail(stack[index]).ravel()[known] for index in kept}
+    total = np.sum(list(bands.values()), axis=0)
+    blurred, sharper = {}, {}
+    for index, band in bands.items():
+        rest = total - band - bands[first]
+        ours, theirs = (
+            np.array([block.sum() for block in np.array_split(rest * one, 32)])
+            for one in (band, bands[first])
+        )
+        if index == first or not _certain(theirs):
+            continue
+        share = float(ours.sum() / theirs.sum())
+        if _certain(SHARP * theirs - ours):
+            blurred[index] = share
+        if _certain(SHARP * ours - theirs):
+            sharper[index] = share
+    return blurred, sharper
 
 
 def _certain(blocks: np.ndarray) -> bool:
