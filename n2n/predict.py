@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from n2n import devices
 from n2n.types import Error, Network, PyTree
@@ -33,6 +34,7 @@ def predict(
     *,
     tile: int | None = None,
     origin: tuple[int, int] = (0, 0),
+    mesh: Mesh | None = None,
     progress: Progress | None = None,
 ) -> np.ndarray:
     """Apply a network to a picture of any size from 1x1.
@@ -45,6 +47,7 @@ def predict(
             least 2 x halo + lattice; None: chosen for the picture, at most 1280 px for a U-Net.
         origin: moves the grid of tiles by (dy, dx) pixels, multiples of the lattice; the result
             does not depend on it.
+        mesh: the devices that take a tile each at a time; None: `devices.mesh(local=True)`.
         progress: called with (tiles done, tiles in all).
 
     Returns:
@@ -65,13 +68,16 @@ def predict(
         range(-(-o % i), n, i) for o, i, n in zip(origin, inner, (height, width), strict=True)
     ]
     corners = list(itertools.product(*starts))
-    run = forward(network)
-    for done, (y, x) in enumerate(corners, 1):
-        seen = _window(image, y - network.halo, x - network.halo, sides)
-        got = np.asarray(run(params, seen[None]))[0]
-        _paste(out, got[network.halo :, network.halo :], y, x, inner)
-        if progress:
-            progress(done, len(corners))
+    mesh = mesh or devices.mesh(local=True)
+    run = functools.partial(forward(network), devices.copied(params, mesh))
+    for first in range(0, len(corners), mesh.size):
+        group = corners[first : first + mesh.size]
+        seen = [_window(image, y - network.halo, x - network.halo, sides) for y, x in group]
+        got = devices.spread(run, seen, mesh)
+        for done, (tile_got, (y, x)) in enumerate(zip(got, group, strict=True), first + 1):
+            _paste(out, tile_got[network.halo :, network.halo :], y, x, inner)
+            if progress:
+                progress(done, len(corners))
     return out
 
 
