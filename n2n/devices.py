@@ -145,7 +145,7 @@ def check_batch(batch: int, mesh: Mesh) -> None:
 
 def pool_budget() -> int:
     """Return how many bytes a pool may take: 2 GB on CPU, a third of an accelerator's memory."""
-    stats = jax.devices()[0].memory_stats() or {}
+    stats = jax.local_devices()[0].memory_stats() or {}
     if jax.default_backend() == "cpu" or "bytes_limit" not in stats:
         return 2 * 10**9
     return int(stats["bytes_limit"]) // 3

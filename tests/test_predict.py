@@ -121,6 +121,23 @@ def test_the_grid_of_tiles_changes_no_bit() -> None:
         assert np.array_equal(predict(network, params, image, tile=288, origin=origin), rest)
 
 
+def test_four_devices_change_no_bit() -> None:
+    network, params = unet()
+    image = picture(75, 170)  # 3 x 6 tiles: the last of the five batches is filled up
+    calls: list[tuple[int, int]] = []
+    one = predict(network, params, image, tile=288)
+    four = predict(
+        network,
+        params,
+        image,
+        tile=288,
+        mesh=devices.mesh(4),
+        progress=lambda *a: calls.append(a),
+    )
+    assert calls == [(done, 18) for done in range(1, 19)]
+    assert np.array_equal(one, four)
+
+
 # What needs no real network ----------------------------------------------------------------------
 
 
