@@ -193,12 +193,14 @@ def joined(distributed: bool = True) -> Iterator[None]:
 
 
 def _join() -> None:
+    # Of the three variables jax itself reads only the address.
+    count, number = _variable("JAX_NUM_PROCESSES"), _variable("JAX_PROCESS_ID")
     # The loop hears SIGTERM itself and agrees on it; jax's own listener would take it away.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
-            num_processes=_variable("JAX_NUM_PROCESSES"),
-            process_id=_variable("JAX_PROCESS_ID"),
+            num_processes=count,
+            process_id=number,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=HEARTBEAT_SECONDS,
         )

@@ -11,34 +11,35 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from n2n import devices
-from n2n.types import Error
+import n2n
+from n2n import corruptions, devices
+from n2n.training import loop
+from n2n.types import Error, Network
 
-# Both processes and the single one compile the same step: once lightly, for all of them.
-LIGHT = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+UNWANTED = ("SLURM_", "OMPI_", "JAX_", "TF_CPP_")
 
 WORKER = """
 import sys
 from pathlib import Path
-from n2n import cli
-cli._hush()
-from n2n import denoiser
-from n2n.networks import UNet
-from n2n.training import loop
-
-steps, out, pace, *arguments = sys.argv[1:]
-if pace == "chunks-of-one":
-    loop._CHUNK_SECONDS = loop._CHECKPOINT_SECONDS = 0.0
-real = denoiser.fit
-
-def tiny(task, **options):
-    return real(task, **options | {"network": UNet(3, 3, width=2, residual=True)})
-
 import n2n
-n2n.fit = tiny
+from n2n import cli
+
+folder, steps, out, *arguments = sys.argv[1:]
+
+def fit(task, **options):
+    sys.path.insert(0, folder)
+    from test_distributed import tiny
+    from n2n import denoiser
+    from n2n.training import loop
+    loop._CHUNK_SECONDS = loop._CHECKPOINT_SECONDS = 0.0
+    return denoiser.fit(task, **options | {"network": tiny()})
+
+n2n.fit = fit  # nothing heavy is imported before the command line has made its child
+cli._hush()
 data = str(Path(out).parent / "clean")
 fixed = ["--clean", data, "--corrupt", "gaussian:25", "--network", "unet", "--batch", "4"]
 fixed += ["--crop", "32", "--steps", steps, "--keep", "--overwrite", "-o", out]
@@ -46,11 +47,26 @@ sys.exit(cli.main(["train", *fixed, *arguments]))
 """
 
 
+def tiny() -> Network:
+    """Return a network of one convolution, compiled in no time."""
+
+    def init(key):
+        return {"kernel": 0.1 * jax.random.normal(key, (3, 3, 3, 3))}
+
+    def apply(params, x, context=()):
+        del context
+        axes = ("NHWC", "HWIO", "NHWC")
+        kernel = params["kernel"]
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=axes)
+
+    return Network(init, apply, (3, 3), 1, 1, {"kind": "tiny"})
+
+
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory) -> dict[str, str]:
     """Return an environment without a cluster, whose processes share their compiled programs."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "OMPI_", "JAX_"))}
-    return kept | LIGHT | {"N2N_CACHE": str(tmp_path_factory.mktemp("cache"))}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(UNWANTED)}
+    return kept | {"N2N_CACHE": str(tmp_path_factory.mktemp("cache"))}
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +91,7 @@ def port() -> int:
 
 def start(environment, *arguments: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-c", WORKER, *arguments],
+        [sys.executable, "-c", WORKER, os.path.dirname(__file__), *arguments],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -109,34 +125,27 @@ def losses(out: Path) -> dict[int, float]:
     return {row["step"]: row["loss"] for row in rows}
 
 
-@pytest.fixture(scope="module")
-def single(environment, folder) -> Path:
-    """Return the model of one process with two fake devices, after 6 steps."""
-    out = folder / "single.safetensors"
-    alone = environment | {"JAX_NUM_CPU_DEVICES": "2"}
-    [(status, _, problems)] = ends(
-        [start(alone, "6", str(out), "chunks-of-one", "--devices", "2")], 120
-    )
-    assert status == 0, problems
-    return out
-
-
-def test_two_processes_train_what_one_does(environment, folder, single) -> None:
-    out = folder / "two.safetensors"
-    first, second = ends(start_both(environment, "6", str(out), "chunks-of-one"), 120)
+def test_two_processes_train_what_two_devices_do(environment, folder, monkeypatch) -> None:
+    out, alone = folder / "two.safetensors", folder / "alone.safetensors"
+    both = start_both(environment, "6", str(out))
+    monkeypatch.setattr(loop, "_CHUNK_SECONDS", 0.0)
+    task = n2n.simulated(folder / "clean", input=corruptions.Gaussian(25 / 255))
+    settings = {"batch": 4, "crop": 32, "steps": 6, "devices": 2}
+    n2n.fit(task, network=tiny(), out=alone, keep=True, **settings)
+    first, second = ends(both, 120)
     assert (first[0], second[0]) == (0, 0), first[2] + second[2]
     assert first[1].startswith("written: ") and "2 processes" in first[2]
     assert second[1:] == ("", "")  # one writes, on the screen too
-    ours, theirs = losses(out), losses(single)
+    ours, theirs = losses(out), losses(alone)
     assert list(ours) == list(theirs) == [1, 2, 3, 4, 5, 6]
     np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=1e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
-def test_one_is_killed_and_the_run_resumed(environment, folder, single, victim: int) -> None:
+def test_one_is_killed_and_the_run_resumed(environment, folder, victim: int) -> None:
     out = folder / f"killed{victim}.safetensors"
-    both = start_both(environment, "100000", str(out), "chunks-of-one")
+    both = start_both(environment, "100000", str(out))
     wait_for(out, both, 2)
     os.kill(both[victim].pid, signal.SIGKILL)
     began = time.monotonic()
@@ -146,9 +155,7 @@ def test_one_is_killed_and_the_run_resumed(environment, folder, single, victim: 
     assert len(left[2].splitlines()) <= 3  # the headline, maybe progress, the error
     assert not out.exists()
     done = max(losses(out))
-    more = ("--resume",)
-    first, second = ends(start_both(environment, str(done + 3), str(out), "", *more), 120)
-    # The rate's fall is planned for the steps of the command line, which are not part of a run.
+    first, second = ends(start_both(environment, str(done + 3), str(out), "--resume"), 120)
     assert (first[0], second[0]) == (0, 0), first[2] + second[2]
     assert max(losses(out)) == done + 3 and out.exists()
 
@@ -157,7 +164,7 @@ def test_one_is_killed_and_the_run_resumed(environment, folder, single, victim: 
 @pytest.mark.parametrize("stopped", [0, 1])
 def test_a_signal_to_one_stops_all_and_saves(environment, folder, stopped: int) -> None:
     out = folder / f"stopped{stopped}.safetensors"
-    both = start_both(environment, "100000", str(out), "chunks-of-one")
+    both = start_both(environment, "100000", str(out))
     wait_for(out, both, 2)
     os.kill(both[stopped].pid, signal.SIGTERM)
     for status, _, problems in ends(both, 100):
@@ -169,9 +176,7 @@ def test_a_signal_to_one_stops_all_and_saves(environment, folder, stopped: int) 
 @pytest.mark.slow
 def test_bad_input_that_all_meet_is_told_as_always(environment, folder) -> None:
     out = folder / "refused.safetensors"
-    for status, _, problems in ends(
-        start_both(environment, "6", str(out), "", "--batch", "3"), 100
-    ):
+    for status, _, problems in ends(start_both(environment, "6", str(out), "--batch", "3"), 100):
         assert status == 2
         assert "batch is 3, which does not divide among 2 devices" in problems.splitlines()[-1]
 
@@ -243,7 +248,7 @@ def test_a_child_does_not_outlive_its_parent(tmp_path) -> None:
 
 def test_a_run_of_nobody_else_is_refused(environment, folder) -> None:
     out = folder / "nobody.safetensors"
-    [(status, _, problems)] = ends([start(environment, "6", str(out), "", "--distributed")], 60)
+    [(status, _, problems)] = ends([start(environment, "6", str(out), "--distributed")], 60)
     assert status == 2 and "no Slurm, Kubernetes, Open MPI or TPU pod is here" in problems
     assert len(problems.splitlines()) == 1
 
