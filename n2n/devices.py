@@ -12,6 +12,7 @@ import contextlib
 import functools
 import os
 import platform
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from n2n.types import Error, Failure, Interrupted
 # to 8 times (measured with jax 0.10.2 and 0.12.0 on two cores); an empty value turns them off.
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
-HEARTBEAT_SECONDS = 30
+HEARTBEAT_SECONDS = 60
 """Time after which a process that is not heard of is taken for dead, and the run ends."""
 GONE = (
     "another process of this run has ended or cannot be reached; start all of them again with "
@@ -70,9 +71,9 @@ def mesh(count: int | None = None, *, local: bool = False) -> Mesh:
     if not 1 <= count <= len(here):
         raise Error(f"devices is {count}, but only {len(here)} are here; ask for fewer")
     processes = [jax.process_index()] if local else range(jax.process_count())
-    chosen = [jax.local_devices(process)[:count] for process in processes]
     # By process, so that a process's stripes follow each other.
-    return Mesh(np.array(chosen).ravel(), ("data",), axis_types=(AxisType.Auto,))
+    chosen = [each for process in processes for each in jax.local_devices(process)[:count]]
+    return Mesh(np.array(chosen), ("data",), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -185,10 +186,15 @@ def joined(distributed: bool = True) -> Iterator[None]:
     _join()
     try:
         yield
-    except (Error, Interrupted):  # what all processes meet alike
+    except Interrupted:  # by agreement, in all processes
         _leave()
         raise
-    # After any other exception the others still wait in a collective: leaving would wait for them.
+    except BaseException:
+        # No farewell: the others may wait in a collective for ever. Where they met the same, they
+        # say so before process 0, which the runtime takes for their own end, is gone.
+        if leads():
+            time.sleep(1)
+        raise
     _leave()
 
 

@@ -55,7 +55,8 @@ def train(
         network = networks.build(network.config, config.precision)
     devices.check_batch(config.batch, mesh)
     task = prepare(task, network, config)
-    with checkpoints.running(out, resume=resume, writes=devices.leads()) as run:
+    writes = devices.leads()
+    with checkpoints.running(out, resume=resume, writes=writes) as run, devices.blamed():
         return Loop(task, network, config, mesh, run, progress, params).run_to_end()
 
 

@@ -78,7 +78,7 @@ class Loop:
         step, pool, number = self._first_step(), None, -1
         self.began = self.saved = time.monotonic()
         length = 1
-        with devices.blamed(), _signals() as stop:
+        with _signals() as stop:
             while not self._done(step):
                 if pool is None or (self.task.refresh and step // self.config.refresh != number):
                     number = step // self.config.refresh
