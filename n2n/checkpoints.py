@@ -146,26 +146,32 @@ def load(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 class Run:
     """Keep a run's state beside its output in OUT.run/: checkpoint, log.jsonl, lock.
 
+    With `writes` False it is only read: one process of several writes.
+
     Raises:
         Error: another live process holds the folder, or a run is there and `resume` is False.
     """
 
-    def __init__(self, out: Path | str, *, resume: bool = False):
-        self.folder = _folder(out)
+    def __init__(self, out: Path | str, *, resume: bool = False, writes: bool = True):
+        self.folder, self.writes = _folder(out), writes
         self.checkpoint = self.folder / "checkpoint.safetensors"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise Error(
-                f"cannot make {str(self.folder)!r}: {error.strerror}; choose another output"
-            ) from None
-        self._lock()
+        if writes:
+            self._make()
+            self._lock()
         if self.checkpoint.exists() and not resume:
             self.unlock()
             raise Error(
                 f"{str(self.folder)!r} holds an unfinished run; continue it with --resume "
                 "(resume=True) or delete that folder"
             )
+
+    def _make(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Error(
+                f"cannot make {str(self.folder)!r}: {error.strerror}; choose another output"
+            ) from None
 
     @property
     def _lockfile(self) -> Path:
@@ -191,11 +197,13 @@ class Run:
 
     def unlock(self) -> None:
         """Give the folder free for another process."""
-        self._lockfile.unlink(missing_ok=True)
+        if self.writes:
+            self._lockfile.unlink(missing_ok=True)
 
     def save(self, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
         """Replace the checkpoint."""
-        save(self.checkpoint, arrays, meta)
+        if self.writes:
+            save(self.checkpoint, arrays, meta)
 
     def load(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
         """Return the checkpoint's arrays and facts, or None where there is none."""
@@ -203,6 +211,8 @@ class Run:
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Append one line to log.jsonl."""
+        if not self.writes:
+            return
         with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
@@ -230,12 +240,14 @@ def _folder(out: Path | str) -> Path:
 
 
 @contextmanager
-def running(out: Path | str | None, *, resume: bool = False) -> Iterator[Run | None]:
-    """Open the run beside `out` for as long as the block lasts; None where nothing is written."""
+def running(
+    out: Path | str | None, *, resume: bool = False, writes: bool = True
+) -> Iterator[Run | None]:
+    """Open the run beside `out` for as long as the block lasts; None where nothing is kept."""
     if out is None:
         yield None
         return
-    run = Run(out, resume=resume)
+    run = Run(out, resume=resume, writes=writes)
     try:
         yield run
     finally:

@@ -13,11 +13,12 @@ reads `source[a:b]`, of an array in memory or of a file that is larger than the 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from n2n import devices
 from n2n.types import Error, Network, PyTree
@@ -27,6 +28,8 @@ from n2n.types import Error, Network, PyTree
 _YIELDS = (32, 64, 128, 256, 384, 512, 640, 768, 1024, 1280)
 
 Progress = Callable[[int, int], None]
+Tiles = Sequence[np.ndarray] | np.ndarray
+Work = Callable[[Sequence[np.ndarray]], Tiles]
 
 
 def predict(
@@ -36,6 +39,7 @@ def predict(
     *,
     tile: int | None = None,
     origin: tuple[int, int] = (0, 0),
+    mesh: Mesh | None = None,
     progress: Progress | None = None,
 ) -> np.ndarray:
     """Apply a network to a picture of any size from 1x1.
@@ -49,6 +53,7 @@ def predict(
             memory runs out it is halved.
         origin: moves the grid of tiles by (dy, dx) pixels, multiples of the lattice; the result
             does not depend on it.
+        mesh: the devices that take a tile each at a time; None: `devices.mesh(local=True)`.
         progress: called with (tiles done, tiles in all).
 
     Returns:
@@ -60,12 +65,15 @@ def predict(
     image = _checked(image)
     _check_origin(network, origin)
     height, width, channels = image.shape
-    side = choose(network, (height, width), channels, tile)
-    work = functools.partial(apply_once, network, params)
+    mesh = mesh or devices.mesh(local=True)
+    side = choose(network, (height, width), channels, tile, mesh)
+    work = functools.partial(apply, network, devices.copied(params, mesh), mesh)
     step = 1 if side is None else side - 2 * (network.halo or 0)
     start = (-(-origin[0] % step), -(-origin[1] % step))
     out = np.empty((height, width, network.channels[1]), np.float32)
-    for y, rows in bands(network, image, work, side, start=start, progress=progress):
+    for y, rows in bands(
+        network, image, work, side, at_once=mesh.size, start=start, progress=progress
+    ):
         out[y : y + len(rows)] = rows
     return out
 
@@ -73,9 +81,10 @@ def predict(
 def bands(
     network: Network,
     source: Any,
-    work: Callable[[np.ndarray], np.ndarray],
+    work: Work,
     side: int | None,
     *,
+    at_once: int = 1,
     start: tuple[int, int] = (0, 0),
     progress: Progress | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
@@ -84,8 +93,9 @@ def bands(
     Args:
         network: whose halo and lattice the tiles have.
         source: anything with a shape H,W or H,W,C and `source[a:b]`, its rows as an array.
-        work: maps a tile side,side[,C] to what it yields, less the halo on all sides.
+        work: maps tiles side,side[,C] to what they yield, less the halo on all sides.
         side: from `choose`; halved, as often as it can be, where `work` runs out of memory.
+        at_once: most tiles that `work` is given at a time.
         start: (row, column) where the first tile's yield begins, multiples of the lattice; the
             column not above 0.
         progress: called with (tiles done, tiles in all).
@@ -100,7 +110,7 @@ def bands(
         total = done + len(columns) * len(range(y, height, side - 2 * halo))
         shown = progress and functools.partial(_count, progress, done, total)
         try:
-            rows = _band(source, work, side, halo, y, columns, shown)
+            rows = _band(source, work, side, halo, y, columns, at_once, shown)
         except (MemoryError, RuntimeError) as error:
             side = _halved(network, side, error)
             continue
@@ -109,7 +119,11 @@ def bands(
 
 
 def choose(
-    network: Network, size: tuple[int, int], channels: int, tile: int | None = None
+    network: Network,
+    size: tuple[int, int],
+    channels: int,
+    tile: int | None = None,
+    mesh: Mesh | None = None,
 ) -> int | None:
     """Return the side of the tiles for a picture of this size; None: the network is never tiled.
 
@@ -125,17 +139,20 @@ def choose(
         _check_tile(network, tile)
         return tile
     sides = _sides(network, *size)
-    budget = devices.memory_budget()
-    while len(sides) > 1 and (need := _need(network, (1, sides[0], sides[0], channels))) > budget:
+    budget, mesh = devices.memory_budget(), mesh or devices.mesh(local=True)
+    while len(sides) > 1 and (need := _need(network, sides[0], channels, mesh)) > budget:
         # What a program needs goes with its area: so it takes two compilations at most, or three.
         fits = [side for side in sides[1:] if need * side**2 <= budget * sides[0] ** 2]
         sides = fits or [min(sides)]
     return sides[0]
 
 
-def apply_once(network: Network, params: PyTree, window: np.ndarray) -> np.ndarray:
-    """Apply a network to one tile h,w,ci; returns what it yields."""
-    return np.asarray(forward(network)(params, window[None]))[0]
+def apply(network: Network, params: PyTree, mesh: Mesh, tiles: Sequence[np.ndarray]) -> np.ndarray:
+    """Apply a network to at most as many equal tiles h,w,ci as the mesh has devices.
+
+    `params` are copied to all of them before. Returns what each yields.
+    """
+    return devices.spread(functools.partial(forward(network), params), tiles, mesh)
 
 
 @functools.lru_cache(maxsize=8)
@@ -175,20 +192,22 @@ def _checked(image: np.ndarray) -> np.ndarray:
     return np.asarray(image, np.float32)
 
 
-def _whole(network: Network, source: Any, work: Callable) -> np.ndarray:
+def _whole(network: Network, source: Any, work: Work) -> np.ndarray:
     """Work on the whole picture, continued by reflection to the lattice."""
     height, width = source.shape[:2]
     rows, columns = (-(-n // network.lattice) * network.lattice for n in (height, width))
-    return work(_window(source[0:height], 0, reflect(0, rows, height), 0, columns))[:height, :width]
+    seen = _window(source[0:height], 0, reflect(0, rows, height), 0, columns)
+    return work([seen])[0][:height, :width]
 
 
 def _band(
     source: Any,
-    work: Callable,
+    work: Work,
     side: int,
     halo: int,
     y: int,
     columns: range,
+    at_once: int,
     progress: Progress | None,
 ) -> np.ndarray:
     """Return the rows that the tiles from row y on yield; tiles may begin or end outside."""
@@ -198,14 +217,16 @@ def _band(
     seen = source[first : int(rows.max()) + 1]
     top, bottom = max(y, 0), min(y + side - 2 * halo, height)
     band: np.ndarray | None = None
-    for done, x in enumerate(columns, 1):
-        got = work(_window(seen, first, rows, x - halo, side))
-        if band is None:
-            band = np.empty((bottom - top, width, *got.shape[2:]), got.dtype)
-        left, right = max(x, 0), min(x + got.shape[1], width)
-        band[:, left:right] = got[top - y : bottom - y, left - x : right - x]
-        if progress:
-            progress(done, len(columns))
+    for begin in range(0, len(columns), at_once):
+        group = columns[begin : begin + at_once]
+        tiles = [_window(seen, first, rows, x - halo, side) for x in group]
+        for done, (x, got) in enumerate(zip(group, work(tiles), strict=True), begin + 1):
+            if band is None:
+                band = np.empty((bottom - top, width, *got.shape[2:]), got.dtype)
+            left, right = max(x, 0), min(x + got.shape[1], width)
+            band[:, left:right] = got[top - y : bottom - y, left - x : right - x]
+            if progress:
+                progress(done, len(columns))
     assert band is not None
     return band
 
@@ -249,11 +270,14 @@ def _sides(network: Network, height: int, width: int) -> list[int]:
 
 
 @functools.lru_cache(maxsize=64)
-def _need(network: Network, shape: tuple[int, ...]) -> int:
-    """Return the bytes that the program for this shape works with; it is compiled here, once."""
+def _need(network: Network, side: int, channels: int, mesh: Mesh) -> int:
+    """Return the bytes that a device works with for a tile; the program is compiled here, once."""
     params = jax.eval_shape(network.init, jax.random.key(0))
-    image = jax.ShapeDtypeStruct(shape, np.float32)
-    return devices.temporaries(forward(network).lower(params, image).compile())
+    tiles = jax.ShapeDtypeStruct(
+        (mesh.size, side, side, channels), np.float32, sharding=devices.split(mesh)
+    )
+    params = jax.tree.map(lambda leaf: leaf.update(sharding=devices.replicated(mesh)), params)
+    return devices.temporaries(forward(network).lower(params, tiles).compile())
 
 
 def _halved(network: Network, side: int, error: Exception) -> int:

@@ -74,6 +74,34 @@ def test_striped_pools_are_split_and_single_ones_copied() -> None:
     assert [shard.data.shape for shard in single.addressable_shards] == [(1, 3)] * 4
 
 
+def test_copies_are_on_every_device_and_here() -> None:
+    tree = devices.copied({"a": np.arange(3), "b": jnp.float32(2)}, devices.mesh(4))
+    assert [shard.data.tolist() for shard in tree["a"].addressable_shards] == [[0, 1, 2]] * 4
+    here = devices.local(tree)
+    assert here["b"].devices() == {jax.devices()[0]} and here["a"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_items_are_spread_one_to_a_device(count: int) -> None:
+    seen = []
+
+    def run(batch):
+        seen.extend(shard.data.shape for shard in batch.addressable_shards)
+        return 2 * batch
+
+    items = [np.full((2, 2), i, np.float32) for i in range(count)]
+    got = devices.spread(run, items, devices.mesh(4))
+    assert seen == [(1, 2, 2)] * 4 and np.array_equal(got, 2 * np.stack(items))
+
+
+def test_one_process_gathers_itself_and_writes() -> None:
+    assert devices.leads() and devices.share(5) == slice(0, 5)
+    assert devices.gather(np.arange(3)).tolist() == [[0, 1, 2]]
+    assert devices.mesh(2, local=True) == devices.mesh(2)
+    with devices.joined(False):  # nothing to join
+        pass
+
+
 def test_a_batch_must_divide_among_devices() -> None:
     devices.check_batch(8, devices.mesh(4))
     with pytest.raises(Error, match="batch is 6, which does not divide among 4 devices"):
@@ -113,7 +141,7 @@ def test_memory_of_an_accelerator(monkeypatch) -> None:
             return {"bytes_limit": 5_000_000_000, "bytes_in_use": 4_000_000_000}
 
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(jax, "devices", lambda: [Device()])
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
     assert devices.free_memory() == 1_000_000_000 and devices.memory_budget() == 500_000_000
 
 

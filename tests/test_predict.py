@@ -121,6 +121,23 @@ def test_the_grid_of_tiles_changes_no_bit() -> None:
         assert np.array_equal(predict(network, params, image, tile=288, origin=origin), rest)
 
 
+def test_four_devices_change_no_bit() -> None:
+    network, params = unet()
+    image = picture(75, 170)  # 3 x 6 tiles: the last of the five batches is filled up
+    calls: list[tuple[int, int]] = []
+    one = predict(network, params, image, tile=288)
+    four = predict(
+        network,
+        params,
+        image,
+        tile=288,
+        mesh=devices.mesh(4),
+        progress=lambda *a: calls.append(a),
+    )
+    assert calls == [(done, 18) for done in range(1, 19)]
+    assert np.array_equal(one, four)
+
+
 # What needs no real network ----------------------------------------------------------------------
 
 
@@ -205,16 +222,16 @@ def test_a_hundred_photographs_are_few_programs() -> None:
 
 
 def hungry(most: int, error: Exception):
-    """Return `apply_once` of a machine whose memory holds no tile of a side above `most`."""
+    """Return `apply` of a machine whose memory holds no tile of a side above `most`."""
     sides: list[int] = []
 
-    def apply_once(network: Network, params, window: np.ndarray) -> np.ndarray:
-        sides.append(window.shape[0])
-        if window.shape[0] > most:
+    def apply(network: Network, params, mesh, tiles) -> np.ndarray:
+        sides.append(tiles[0].shape[0])
+        if tiles[0].shape[0] > most:
             raise error
-        return np.asarray(prediction.forward(network)(params, window[None]))[0]
+        return np.asarray(prediction.forward(network)(params, np.stack(tiles)))
 
-    return apply_once, sides
+    return apply, sides
 
 
 FULL = RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 12 bytes.")
@@ -224,8 +241,8 @@ FULL = RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 12 bytes.")
 @pytest.mark.parametrize("tile, tried", [(None, [48, 24]), (40, [40, 20]), (88, [88, 44, 20])])
 def test_where_memory_runs_out_the_tile_is_halved(monkeypatch, error, tile, tried) -> None:
     marks = np.stack(np.mgrid[:60, :30], axis=-1).astype(np.float32)
-    apply_once, sides = hungry(24, error)
-    monkeypatch.setattr(prediction, "apply_once", apply_once)
+    apply, sides = hungry(24, error)
+    monkeypatch.setattr(prediction, "apply", apply)
     monkeypatch.setattr(prediction, "_YIELDS", (32,))
     calls: list[tuple[int, int]] = []
     got = predict(COPIER, {}, marks, tile=tile, progress=lambda *call: calls.append(call))
@@ -242,13 +259,13 @@ def test_memory_that_runs_out_on_the_way_changes_nothing(monkeypatch) -> None:
     rest = predict(network, params, image, tile=288)
     count = []
 
-    def apply_once(network: Network, params, window: np.ndarray) -> np.ndarray:
-        count.append(window.shape[0])
+    def apply(network: Network, params, mesh, tiles) -> np.ndarray:
+        count.append(tiles[0].shape[0])
         if len(count) == 3:
             raise FULL
-        return np.asarray(prediction.forward(network)(params, window[None]))[0]
+        return np.asarray(prediction.forward(network)(params, np.stack(tiles)))
 
-    monkeypatch.setattr(prediction, "apply_once", apply_once)
+    monkeypatch.setattr(prediction, "apply", apply)
     got = predict(network, params, image, tile=352)
     assert count == [352] * 3 + [288] * 8  # one row of tiles is done, the second is narrower
     agree(got, rest)
@@ -256,7 +273,7 @@ def test_memory_that_runs_out_on_the_way_changes_nothing(monkeypatch) -> None:
 
 def test_the_smallest_tile_is_not_halved_and_other_faults_pass(monkeypatch) -> None:
     for error, tile in [(FULL, 20), (MemoryError(), 20), (RuntimeError("a fault"), 40)]:
-        monkeypatch.setattr(prediction, "apply_once", hungry(0, error)[0])
+        monkeypatch.setattr(prediction, "apply", hungry(0, error)[0])
         with pytest.raises(type(error)):
             predict(COPIER, {}, picture(10, 10, channels=2), tile=tile)
 
@@ -268,13 +285,13 @@ def test_the_tile_fits_the_memory_at_hand(monkeypatch) -> None:
         monkeypatch.setattr(devices, "memory_budget", lambda budget=budget: int(budget))
         sides.append(prediction.choose(network, (6000, 4000), 1))
         if budget > 1:
-            assert prediction._need(network, (1, sides[-1], sides[-1], 1)) <= budget
+            assert prediction._need(network, sides[-1], 1, devices.mesh()) <= budget
     assert sides == sorted(sides, reverse=True) and sides[0] == 1280 and sides[-1] == 288
 
 
 def test_bands_may_begin_below_the_top() -> None:
     marks = np.stack(np.mgrid[:50, :30], axis=-1).astype(np.float32)
-    work = functools.partial(prediction.apply_once, COPIER, {})
+    work = functools.partial(prediction.apply, COPIER, {}, devices.mesh())
     rows = dict(prediction.bands(COPIER, marks, work, 28, start=(24, 0)))
     assert [*rows] == [24, 36, 48]
     assert np.array_equal(np.concatenate([*rows.values()]), marks[24:])
@@ -289,7 +306,7 @@ def test_a_source_is_read_by_rows_it_has() -> None:
             self.asked.append(rows.stop - rows.start)
             return np.zeros((rows.stop - rows.start, 30, 2), np.float32)
 
-    work = functools.partial(prediction.apply_once, COPIER, {})
+    work = functools.partial(prediction.apply, COPIER, {}, devices.mesh())
     assert len([*prediction.bands(COPIER, Source(), work, 28)]) == 5
     assert max(Source.asked) <= 28
 

@@ -158,11 +158,11 @@ def test_an_interrupted_stream_goes_on(tmp_path, model, monkeypatch, capsys) -> 
         assert denoise(*given, "-o", out, *more) == cli.REFUSED
         assert says in capsys.readouterr().err
     predicted = []
-    apply_once = streaming.prediction.apply_once
+    apply = streaming.prediction.apply
     monkeypatch.setattr(
         streaming.prediction,
-        "apply_once",
-        lambda *given: predicted.append(1) or apply_once(*given),
+        "apply",
+        lambda *given: predicted.append(1) or apply(*given),
     )
     assert denoise(*given, "-o", out, "--resume") == 0
     assert len(predicted) == 2 * 2  # of four rows of two tiles

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+import os
+import signal
 import time
 
 import jax
@@ -11,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import n2n
 from n2n import devices, losses, networks, training
 from n2n.networks import UNet
 from n2n.training import TrainConfig, loop, step
-from n2n.types import Batch, Error, Failure, Network, Task
+from n2n.types import Batch, Error, Failure, Interrupted, Network, Task
 
 pytestmark = pytest.mark.usefixtures("hasty")
 
@@ -200,6 +204,62 @@ def test_the_number_of_devices_changes_no_loss(raw, stripes: int) -> None:
         settings = config(steps=10)
         training.train(lines(stripes), LINE, settings, mesh=devices.mesh(count))
     np.testing.assert_allclose(raw[:10], raw[10:], rtol=1e-5)
+
+
+def test_the_step_reduces_gradients_and_gathers_nothing() -> None:
+    settings, network = config(crop=32), networks.build(UNet(1, 1, width=2))
+    task = lines(8, sample=whole_stripe, pool=np.zeros((8, 32, 32, 1), np.float32))
+    mesh = devices.mesh(4)
+    state = devices.copied(step.start(network, settings), mesh)
+    pool = devices.place(task.pool, mesh)
+    assert [shard.data.shape[0] for shard in pool.addressable_shards] == [8 / 4] * 4
+    seen: list = []
+    apply = network.apply
+
+    def spied(params, x, context=()):
+        jax.debug.inspect_array_sharding(x, callback=lambda found: seen.append(found.shard_shape))
+        return apply(params, x, context)
+
+    spy = dataclasses.replace(network, apply=spied)
+    update = devices.jit(
+        step.make_step(task, spy, settings, mesh), out_shardings=devices.replicated(mesh)
+    )
+    text = update.lower(state, jax.random.key(0), pool).compile().as_text()
+    assert "all-reduce" in text and "all-gather" not in text
+    assert seen and seen[0]((8, 32, 32, 1)) == (8 // 4, 32, 32, 1)
+
+
+def whole_stripe(key, stripe, progress) -> Batch:
+    noise = 0.1 * jax.random.normal(key, (2, *stripe.shape))
+    return Batch(stripe + noise[0], stripe + noise[1], jnp.ones((*stripe.shape[:2], 1)))
+
+
+def test_a_resumed_run_compiles_no_step(tmp_path, caplog, monkeypatch) -> None:
+    monkeypatch.setattr(loop, "_CHUNK_SECONDS", 0.0)
+    rng = np.random.default_rng(0)
+    frames = rng.random((2, 40, 40, 1), np.float32)
+    run = functools.partial(
+        n2n.fit, tuple(frames), network=UNet(1, 1, width=2), steps=4, batch=2, crop=32
+    )
+    out = tmp_path / "m.safetensors"
+
+    def steps_compiled() -> int:
+        found = [r.getMessage() for r in caplog.records if "Compiling jit(step)" in r.getMessage()]
+        caplog.clear()
+        return len(found)
+
+    def stop(event) -> None:
+        if event.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        with pytest.raises(Interrupted):
+            run(out=out, progress=stop)
+        assert steps_compiled() == 1
+        run(out=out, resume=True)  # the task is built anew, from equal data
+        assert steps_compiled() == 0
+        run(out=tmp_path / "other.safetensors", batch=4)
+        assert steps_compiled() == 1
 
 
 @pytest.mark.slow

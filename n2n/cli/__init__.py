@@ -8,11 +8,12 @@ command is known, so that help comes at once.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from n2n.types import Error, Failure
@@ -29,9 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         _hush()
         arguments = sys.argv[1:]
+    return _attempt(functools.partial(_run, arguments))
+
+
+def _attempt(work: Callable[[], int]) -> int:
     try:
         with _terminable():
-            return _run(arguments)
+            return work()
     except Error as error:
         return _say(error, REFUSED)
     except KeyboardInterrupt as stop:
@@ -61,6 +66,10 @@ def _run(arguments: Sequence[str]) -> int:
     except SystemExit as end:  # --help and --version
         screen.write("", end="")
         return int(end.code or DONE)
+    if getattr(options, "distributed", False):
+        from n2n.cli import together
+
+        return together.run(lambda: _attempt(lambda: _command(options)))
     return _command(options)
 
 

@@ -179,6 +179,7 @@ def _train(commands: Any) -> None:
     _network(command)
     _length(command, "10000, for bursts 1500")
     _optimizer(command)
+    _devices(command)
     _resume(command)
     _keep(command)
 
@@ -227,6 +228,22 @@ def _optimizer(command: argparse.ArgumentParser) -> None:
         default=1e-3,
         metavar="X",
         help="how far a step goes before the rate falls (default: %(default)s)",
+    )
+
+
+def _devices(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--devices",
+        type=_whole,
+        metavar="N",
+        help="devices that share a batch, of each process (default: one on CPU, else all)",
+    )
+    command.add_argument(
+        "--distributed",
+        action="store_true",
+        help="train together with the same command on other machines: under Slurm, Kubernetes, "
+        "Open MPI or on a TPU pod as it is, elsewhere with JAX_COORDINATOR_ADDRESS=host:port, "
+        "JAX_NUM_PROCESSES and JAX_PROCESS_ID set",
     )
 
 

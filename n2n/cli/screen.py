@@ -19,13 +19,18 @@ _PATIENCE = 1.0
 
 
 class Screen:
-    """Write results and progress; with `machine` stdout is left to JSON alone."""
+    """Write results and progress; with `machine` stdout is left to JSON alone.
 
-    def __init__(self, quiet: bool = False, machine: bool = False):
-        self.quiet, self.machine = quiet, machine
+    A `silent` one shows problems only: that of a process which is not the first of its run.
+    """
+
+    def __init__(self, quiet: bool = False, machine: bool = False, silent: bool = False):
+        self.quiet, self.machine, self.silent = quiet or silent, machine, silent
 
     def result(self, text: str) -> None:
         """Show a result on stdout, or beside the progress where stdout belongs to JSON."""
+        if self.silent:
+            return
         if self.machine:
             self.note(text)
         else:

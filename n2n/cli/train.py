@@ -15,9 +15,16 @@ _OTHER_STEPS = 10_000
 
 
 def run(options: Any) -> int:
-    """Train a model; return the status."""
-    screen = Screen(options.quiet)
+    """Train a model, maybe together with other processes; return the status."""
     out = plan(options)
+    from n2n import devices
+
+    with devices.joined(options.distributed):
+        _work(Screen(options.quiet, silent=not devices.leads()), out, options)
+    return 0
+
+
+def _work(screen: Screen, out: Path, options: Any) -> None:
     device, began = jobs.start(), time.monotonic()
     with screen.waiting("reading the pictures"):
         task, what = make_task(screen, options)
@@ -26,7 +33,6 @@ def run(options: Any) -> int:
         model, loss = _fit(screen, task, out, options)
     length = f"{model.card['steps']:,} steps in {duration(time.monotonic() - began)}"
     screen.result(f"written: {shown(out)} ({length}{loss})")
-    return 0
 
 
 def plan(options: Any) -> Path:
@@ -156,6 +162,7 @@ FIT = (
     "learning_rate",
     "precision",
     "seed",
+    "devices",
     "resume",
     "keep",
 )

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from n2n import bursts, checkpoints, images, losses, networks, tasks, training
+from n2n import devices as hardware
 from n2n import predict as prediction
 from n2n.denoiser.frames import gather
 from n2n.denoiser.model import Denoiser as Denoiser
@@ -94,6 +95,7 @@ def fit(
     learning_rate: float = 1e-3,
     precision: str = "float32",
     seed: int = 0,
+    devices: int | None = None,
     out: Path | str | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -116,6 +118,8 @@ def fit(
         learning_rate: Adam's rate before it falls.
         precision: float32 or bfloat16.
         seed: everything random follows from it.
+        devices: how many devices of each process share a batch; None: one on CPU, all on an
+            accelerator. The losses do not depend on it.
         out: model file to write (.safetensors); while training, the run is kept in `OUT.run/`.
             For a file of another kind, which the caller writes, only the run is kept.
         resume: continue the run in `OUT.run/`, if there is one.
@@ -140,12 +144,19 @@ def fit(
     params = None if origin is None else _adopted(net, origin)
     shown = _steps_shown if progress is True else (progress or None)
     trained = training.train(
-        task, net, config, params=params, out=out, resume=resume, progress=shown
+        task,
+        net,
+        config,
+        params=params,
+        out=out,
+        resume=resume,
+        mesh=hardware.mesh(devices),
+        progress=shown,
     )
     card = _card(task, trained, config)
     built = networks.build(net.config) if networks.known(net.config) else net
     model = Denoiser(trained.params, built, task.scale, json.dumps(card, sort_keys=True))
-    if out is not None and Path(out).suffix == ".safetensors":
+    if out is not None and Path(out).suffix == ".safetensors" and hardware.leads():
         model.save(out)
         if not keep:
             checkpoints.remove(out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from n2n import checkpoints, images, networks
+from n2n import checkpoints, devices, images, networks
 from n2n import predict as prediction
 from n2n.denoiser.fusing import fuse
 from n2n.types import Burst, Error, Fused, Network, PyTree
@@ -75,10 +76,11 @@ class Denoiser:
         Raises:
             Error: a channel count that the model cannot serve, or a bad tile.
         """
-        side = self.side(image.shape, tile)
+        side, mesh = self.side(image.shape, tile), devices.mesh(local=True)
         out = np.empty(image.shape, np.float32)
-        done = prediction.bands(self.network, image, self._clean, side, progress=progress)
-        for y, rows in done:
+        for y, rows in prediction.bands(
+            self.network, image, self._clean(mesh), side, at_once=mesh.size, progress=progress
+        ):
             out[y : y + len(rows)] = rows
         return out
 
@@ -102,19 +104,23 @@ class Denoiser:
             start: first row wanted, a multiple of the network's lattice.
         """
         low_high = images.settle(source, data_range)
-        halo = self.network.halo or 0
+        side, mesh = self.side(source.shape, tile), devices.mesh(local=True)
+        clean = self._clean(mesh)
 
-        def work(window: np.ndarray) -> np.ndarray:
-            x = images.to_float(window, low_high)
-            clean = self._clean(x)
-            x = prediction.trim(x, halo, 0)
-            clean = x + np.float32(strength) * (clean - x)
-            inside = clean if window.ndim == 3 else clean[..., 0]
-            return images.from_float(inside, window.dtype, low_high)
+        def finish(x: np.ndarray, got: np.ndarray, ndim: int) -> np.ndarray:
+            x = prediction.trim(x, self.network.halo or 0, 0)
+            got = x + np.float32(strength) * (got - x)
+            return images.from_float(got if ndim == 3 else got[..., 0], source.dtype, low_high)
 
-        side = self.side(source.shape, tile)
+        def work(tiles: Sequence[np.ndarray]) -> prediction.Tiles:
+            shown = [images.to_float(tile, low_high) for tile in tiles]
+            return [
+                finish(x, got, tile.ndim)
+                for x, got, tile in zip(shown, clean(shown), tiles, strict=True)
+            ]
+
         yield from prediction.bands(
-            self.network, source, work, side, start=(start, 0), progress=progress
+            self.network, source, work, side, at_once=mesh.size, start=(start, 0), progress=progress
         )
 
     def side(self, shape: tuple[int, ...], tile: int | None = None) -> int | None:
@@ -131,19 +137,29 @@ class Denoiser:
             )
         return prediction.choose(self.network, (shape[0], shape[1]), wanted, tile)
 
-    def _clean(self, image: np.ndarray) -> np.ndarray:
-        """Denoise a tile H,W,C float32 in display units; returns what it yields."""
+    def _clean(self, mesh: Mesh) -> prediction.Work:
+        """Return the function that denoises tiles H,W,C float32 in display units."""
         low, high = self.scale
-        given, wanted = image.shape[-1], self.network.channels[1]
-        x = ((image - low) / (high - low)).astype(np.float32)
-        run = functools.partial(prediction.apply_once, self.network, self.params)
-        if given == wanted:
-            clean = run(x)
-        elif given == 1:
-            clean = run(np.repeat(x, wanted, axis=-1)).mean(-1, keepdims=True)
-        else:  # the model is grey
-            clean = np.concatenate([run(x[..., c : c + 1]) for c in range(given)], axis=-1)
-        return clean * np.float32(high - low) + np.float32(low)
+        wanted = self.network.channels[1]
+        run = functools.partial(
+            prediction.apply, self.network, devices.copied(self.params, mesh), mesh
+        )
+
+        def work(tiles: Sequence[np.ndarray]) -> prediction.Tiles:
+            given = tiles[0].shape[-1]
+            xs = [((tile - low) / (high - low)).astype(np.float32) for tile in tiles]
+            clean: prediction.Tiles
+            if given == wanted:
+                clean = run(xs)
+            elif given == 1:
+                wide = run([np.repeat(x, wanted, axis=-1) for x in xs])
+                clean = [each.mean(-1, keepdims=True) for each in wide]
+            else:  # the model is grey
+                planes = [run([x[..., c : c + 1] for x in xs]) for c in range(given)]
+                clean = [np.concatenate(each, axis=-1) for each in zip(*planes, strict=True)]
+            return [each * np.float32(high - low) + np.float32(low) for each in clean]
+
+        return work
 
     def denoise(
         self,

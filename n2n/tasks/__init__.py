@@ -8,6 +8,7 @@ A sample is one random crop, flipped and transposed at random, its values mapped
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -60,18 +61,7 @@ def simulated(
     target = input if target is None else target
     scenes = [{"image": storable(picture, data_range)} for picture in gather(clean)]
     match_channels(scenes)
-
-    def sample(key: jax.Array, view: Mapping[str, jax.Array]) -> Batch:
-        input_key, target_key, map_key = jax.random.split(key, 3)
-        picture = unit(view["image"])
-        seen, wanted = input(input_key, picture), target(target_key, picture)
-        image = seen.image
-        if noise_map:
-            known = jax.random.bernoulli(map_key)
-            level = _noise_map(input, input_key, seen.image)
-            image = jnp.concatenate([image, jnp.where(known, level, 0.0)], axis=-1)
-        return Batch(image, wanted.image, wanted.weight)
-
+    sample = _Simulated(input, target, noise_map)
     name = f"simulated {input} -> {target}" + (" with noise map" if noise_map else "")
     return arranged(scenes, sample, name, floor=_simulated_floor(scenes, target))
 
@@ -95,14 +85,40 @@ def pairs(a: Any, b: Any, *, data_range: Any = None) -> Task:
         scenes.append(scene)
     match_channels(scenes)
     scale = robust_range([scene[side] for scene in scenes for side in ("a", "b")])
+    return arranged(scenes, _Pairs(scale), "pairs", scale=scale)
 
-    def sample(key: jax.Array, view: Mapping[str, jax.Array]) -> Batch:
-        x, y = (scaled(unit(view[side]), scale) for side in ("a", "b"))
+
+@dataclass(frozen=True)
+class _Simulated:
+    """Corrupt a picture twice; (key, view) -> Batch of one example."""
+
+    input: Callable
+    target: Callable
+    noise_map: bool
+
+    def __call__(self, key: jax.Array, view: Mapping[str, jax.Array]) -> Batch:
+        input_key, target_key, map_key = jax.random.split(key, 3)
+        picture = unit(view["image"])
+        seen, wanted = self.input(input_key, picture), self.target(target_key, picture)
+        image = seen.image
+        if self.noise_map:
+            known = jax.random.bernoulli(map_key)
+            level = _noise_map(self.input, input_key, seen.image)
+            image = jnp.concatenate([image, jnp.where(known, level, 0.0)], axis=-1)
+        return Batch(image, wanted.image, wanted.weight)
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Make either picture of a pair the other's target; (key, view) -> Batch of one example."""
+
+    scale: tuple[float, float]
+
+    def __call__(self, key: jax.Array, view: Mapping[str, jax.Array]) -> Batch:
+        x, y = (scaled(unit(view[side]), self.scale) for side in ("a", "b"))
         swap = jax.random.bernoulli(key)
         weight = jnp.ones((*x.shape[:2], 1), jnp.float32)
         return Batch(jnp.where(swap, y, x), jnp.where(swap, x, y), weight)
-
-    return arranged(scenes, sample, "pairs", scale=scale)
 
 
 def _noise_map(corruption: Any, key: jax.Array, seen: jax.Array) -> jax.Array:

@@ -3,13 +3,14 @@
 A scene is a dict of arrays of one size, [...,H,W,C]. Blocks overlap by at least crop - 1, so that
 every crop of a picture lies whole in some block, and are drawn in proportion to the crops that they
 stand for. They keep the arrays' dtype and are dealt to as many stripes as the batch has examples;
-one stripe where there are fewer blocks than that.
+one stripe where there are fewer blocks than that. Of several processes each cuts its stripes only.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -42,7 +43,7 @@ def arranged(
         thinned = whole is None
         return Task(
             pool=fill(0) if thinned else whole,
-            sample=functools.partial(_sample, sample, crop),
+            sample=_Crops(sample, crop),
             loss=losses.l2,
             arrange=arrange,
             cut=(batch, crop),
@@ -55,12 +56,20 @@ def arranged(
     return arrange(8, 64)
 
 
-def _sample(
-    sample: Callable, crop: int, key: jax.Array, stripe: Mapping[str, Any], progress: jax.Array
-) -> Batch:
-    del progress
-    view_key, sample_key = jax.random.split(key)
-    return sample(sample_key, _view(view_key, stripe, crop))
+@dataclass(frozen=True)
+class _Crops:
+    """Hold the law of a stripe: a random crop, and what `sample` makes of it.
+
+    Equal laws are equal objects, so that the trainer knows a program that it has compiled before.
+    """
+
+    sample: Callable
+    crop: int
+
+    def __call__(self, key: jax.Array, stripe: Mapping[str, Any], progress: jax.Array) -> Batch:
+        del progress
+        view_key, sample_key = jax.random.split(key)
+        return self.sample(sample_key, _view(view_key, stripe, self.crop))
 
 
 def _view(key: jax.Array, stripe: Mapping[str, Any], crop: int) -> dict[str, jax.Array]:
@@ -110,13 +119,14 @@ def _pool(
     kept = [places[i] for i in order[:most]]
     stripes = batch if len(kept) >= batch else 1
     each = -(-len(kept) // stripes)
-    dealt = [kept[i % len(kept)] for i in range(stripes * each)]
+    own = range(stripes)[devices.share(stripes)]
+    dealt = [kept[(row * each + i) % len(kept)] for row in own for i in range(each)]
     blocks = [_block(scenes[place.scene], place, side, crop) for place in dealt]
     pool = {
-        name: np.stack([b[name] for b in blocks]).reshape(stripes, each, *blocks[0][name].shape)
+        name: np.stack([b[name] for b in blocks]).reshape(len(own), each, *blocks[0][name].shape)
         for name in blocks[0]
     }
-    share = np.array([place.crops(crop) for place in dealt]).reshape(stripes, each)
+    share = np.array([place.crops(crop) for place in dealt]).reshape(len(own), each)
     until = np.cumsum(share, axis=1) / share.sum(1, keepdims=True)
     return {**pool, "until": until.astype(np.float32)}
 

@@ -7,6 +7,7 @@ off. Input and target never share a frame, or share them so that their noises ar
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -38,16 +39,24 @@ def bursts(stacks: Sequence[Burst], *, seed: int = 0) -> Task:
     scale = stacks[0].scale if len(stacks) == 1 else robust_range([b.frames for b in stacks])
     patchy = any(float(np.mean(burst.weights == 0)) > 0.001 for burst in stacks)
     patchy = patchy or any(len(burst.frames) != most for burst in stacks)
+    law, floor = _Subsets(most, patchy, scale), _burst_floor(stacks, scale)
+    return arranged(scenes, law, f"burst of {most}", scale=scale, floor=floor)
 
-    def sample(key: jax.Array, view: Mapping[str, jax.Array]) -> Batch:
-        a, b = _subset_weights(key, view["count"], most, patchy)
-        frames = scaled(view["frames"], scale)
+
+@dataclass(frozen=True)
+class _Subsets:
+    """Compare the means of two subsets of frames; (key, view) -> Batch of one example."""
+
+    most: int
+    patchy: bool
+    scale: tuple[float, float]
+
+    def __call__(self, key: jax.Array, view: Mapping[str, jax.Array]) -> Batch:
+        a, b = _subset_weights(key, view["count"], self.most, self.patchy)
+        frames = scaled(view["frames"], self.scale)
         image, seen = _combine(a, frames, view["weights"])
         wanted, share = _combine(b, frames, view["weights"])
         return Batch(image, wanted, share * (seen > 0) * view["mask"])
-
-    name = f"burst of {most}"
-    return arranged(scenes, sample, name, scale=scale, floor=_burst_floor(stacks, scale))
 
 
 def _burst_scene(burst: Burst, most: int, seed: int) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ run. Nothing here knows a task by name, a burst, or how progress is shown.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -38,22 +39,24 @@ def train(
         network: its `config` and the task's name and data identify the run.
         config: how long, how fast, which seed.
         params: where to start; None: the network's own random start.
-        out: the file that the run is for; its state is kept in `OUT.run/`.
+        out: the file that the run is for; its state is kept in `OUT.run/`, by process 0 of several.
         resume: continue the run there, or start afresh where there is none.
         mesh: the devices; None: `devices.mesh()`.
         progress: called with an `Event` after each chunk of steps.
 
     Raises:
         Error: something does not fit, or `OUT.run/` belongs to another run.
-        Failure: loss or parameters are not finite any more, or the disk refuses.
+        Failure: loss or parameters are not finite any more, the disk refuses, or another process
+            of the run has gone.
         Interrupted: SIGTERM or Ctrl-C came; the state is saved if there is an `out`.
     """
     mesh = mesh or devices.mesh()
     if networks.known(network.config):
         network = networks.build(network.config, config.precision)
-    task = prepare(task, network, config)
     devices.check_batch(config.batch, mesh)
-    with checkpoints.running(out, resume=resume) as run:
+    task = prepare(task, network, config)
+    writes = devices.leads()
+    with checkpoints.running(out, resume=resume, writes=writes) as run, devices.blamed():
         return Loop(task, network, config, mesh, run, progress, params).run_to_end()
 
 
@@ -69,8 +72,10 @@ def prepare(task: Task, network: Network, config: TrainConfig) -> Task:
         )
     if task.arrange is not None and task.cut != (config.batch, config.crop):
         task = task.arrange(config.batch, config.crop)
+    task = dataclasses.replace(task, pool=devices.own(task.pool, config.batch))
     stripes = {leaf.shape[0] for leaf in jax.tree.leaves(task.pool)}
-    if len(stripes) != 1 or not stripes <= {1, config.batch}:
+    own = len(range(config.batch)[devices.share(config.batch)])
+    if len(stripes) != 1 or not stripes <= {1, own}:
         raise Error(
             f"task.pool has stripes {sorted(stripes)}; every leaf must begin with one axis of 1 or "
             f"of the batch, {config.batch}"

@@ -66,15 +66,16 @@ class Loop:
         self.run, self.progress = run, progress
         self.best: tuple[PyTree, float, int] | None = None
         self.before, self.loss = 0.0, math.nan  # seconds of earlier sessions, last chunk's loss
+        self.elapsed = 0.0  # seconds at the end of the last chunk, the same in all processes
         self.identity = _identity(task, network, config) if run else {}
         self.state = start(network, config, params)
         self._restore()
-        self.state = jax.device_put(self.state, devices.replicated(mesh))
+        self.state = devices.copied(self.state, mesh)
 
     def run_to_end(self) -> Trained:
         chunk = make_chunk(self.task, self.network, self.config, self.mesh)
         key = jax.random.key(self.config.seed)
-        step, pool, number = int(self.state.step), None, -1
+        step, pool, number = self._first_step(), None, -1
         self.began = self.saved = time.monotonic()
         length = 1
         with _signals() as stop:
@@ -92,24 +93,43 @@ class Loop:
                 self._smooth(losses, step)
                 seconds = time.monotonic() - clock
                 self._report(step, length, seconds)
-                if stop:
-                    self._interrupted(step, stop[0])
+                length = max(1, min(100, round(length * _CHUNK_SECONDS / max(seconds, 1e-3))))
+                length, stopped = self._agreed(length, stop)
+                if stopped:
+                    self._interrupted(step, stopped)
                 if self.run and time.monotonic() - self.saved > _CHECKPOINT_SECONDS:
                     self._save()
-                length = max(1, min(100, round(length * _CHUNK_SECONDS / max(seconds, 1e-3))))
-        self._check_finite(
-            np.asarray([leaf.sum() for leaf in jax.tree.leaves(self.state.average)]), step
-        )
+        params, score = jax.device_get(self.state.average), None
+        self._check_finite(np.asarray([leaf.sum() for leaf in jax.tree.leaves(params)]), step)
         if self.run:
             self._save()
-        params, score = jax.device_get(self.state.average), None
         if self.best is not None:
             params, score = self.best[0], self.best[1]
         return Trained(params, step, self.loss, self._seconds(), score)
 
     def _pool(self, number: int) -> PyTree:
         fresh = self.task.refresh(number) if self.task.refresh else self.task.pool
-        return devices.place(fresh, self.mesh)
+        return devices.place(devices.own(fresh, self.config.batch), self.mesh)
+
+    def _first_step(self) -> int:
+        """Return where to begin, which all processes must see alike."""
+        steps = devices.gather(np.asarray(self.state.step)).tolist()
+        if len(set(steps)) > 1:
+            raise Error(
+                f"the processes of this run begin at steps {steps}; they must all see the same "
+                f"{str(self.run.folder)!r}: put the output where all machines can read it"
+            )
+        return steps[0]
+
+    def _agreed(self, length: int, stop: list[int]) -> tuple[int, int]:
+        """Take the clock and the next chunk's length from process 0, a signal from any (0: none).
+
+        Where processes differed in these, one would wait for ever in a step that others never take.
+        """
+        mine = np.array([self._seconds(), length, stop[0] if stop else 0])
+        rows = devices.gather(mine)
+        self.elapsed = float(rows[0, 0])
+        return int(rows[0, 1]), int(rows[:, 2].max())
 
     def _seconds(self) -> float:
         return self.before + time.monotonic() - self.began
@@ -117,7 +137,7 @@ class Loop:
     def _done(self, step: int) -> bool:
         if self.config.steps is not None:
             return step >= self.config.steps
-        return self._seconds() >= 60 * self.config.minutes and step > 0
+        return self.elapsed >= 60 * self.config.minutes and step > 0
 
     def _length(self, step: int, length: int) -> int:
         """Return the next chunk's length, which ends at the next event at the latest."""
@@ -131,10 +151,9 @@ class Loop:
         """With `minutes`, plan as many steps as the time will hold at the pace so far."""
         if self.config.minutes is None:
             return
-        share = min(1.0, max(1e-3, self._seconds() / (60 * self.config.minutes)))
-        total = jnp.asarray(min(2**30, max(step + 1, round((step + 1) / share))), jnp.int32)
-        total = jax.device_put(total, devices.replicated(self.mesh))
-        self.state = self.state._replace(total=total)
+        share = min(1.0, max(1e-3, self.elapsed / (60 * self.config.minutes)))
+        total = np.int32(min(2**30, max(step + 1, round((step + 1) / share))))
+        self.state = self.state._replace(total=devices.copied(total, self.mesh))
 
     def _check_finite(self, values: np.ndarray, step: int) -> None:
         if not np.isfinite(values).all():
@@ -171,7 +190,7 @@ class Loop:
     def _score(self, step: int) -> float | None:
         if self.task.score is None:
             return None
-        average = self.state.average
+        average = devices.local(self.state.average)
         value = float(self.task.score(functools.partial(_predict(self.network), average)))
         if self.best is None or value > self.best[1]:
             self.best = (jax.device_get(average), value, step)
@@ -218,7 +237,7 @@ class Loop:
         tree = checkpoints.fill(template, arrays)
         if "best" in meta:
             self.best = (tree["best"], *meta["best"])
-        self.before = float(meta["seconds"])
+        self.before = self.elapsed = float(meta["seconds"])
         self.state = TrainState(
             jnp.asarray(tree["step"]),
             self.state.total,
@@ -262,13 +281,19 @@ def _name(function: Callable) -> str:
 
 
 def _fingerprint(pool: PyTree) -> str:
-    """Return a short digest of a pool: other data, other digest."""
+    """Return a short digest of a pool: other data, other digest, whoever holds which stripes."""
+    leaves = [np.ascontiguousarray(leaf) for leaf in jax.tree.leaves(pool)]
+    stripes = np.stack([_digest([leaf[i] for leaf in leaves]) for i in range(len(leaves[0]))])
+    rows = stripes if len(stripes) == 1 else devices.gather(stripes)
+    return hashlib.sha256(rows.tobytes()).hexdigest()[:16]
+
+
+def _digest(arrays: list[np.ndarray]) -> np.ndarray:
     digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(pool):
-        array = np.ascontiguousarray(leaf)
+    for array in arrays:
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(array.reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()[:16]
+    return np.frombuffer(digest.digest(), np.uint8)
 
 
 def _same_run(ours: dict[str, Any], theirs: dict[str, Any], folder: Path) -> None:
@@ -282,16 +307,21 @@ def _same_run(ours: dict[str, Any], theirs: dict[str, Any], folder: Path) -> Non
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collect SIGTERM and SIGINT in a list for as long as the block lasts; a second one kills."""
+    """Collect SIGTERM and SIGINT in a list for as long as the block lasts; a later one kills.
+
+    Not one in the same second: schedulers signal a process and its parent, which passes it on.
+    """
     seen: list[int] = []
+    first = [math.inf]
     if threading.current_thread() is not threading.main_thread():
         yield seen
         return
 
     def note(number: int, frame: Any) -> None:
         del frame
-        if seen:
+        if time.monotonic() - first[0] > 1:
             raise KeyboardInterrupt
+        first[0] = min(first[0], time.monotonic())
         seen.append(number)
 
     old = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}

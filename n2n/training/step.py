@@ -142,10 +142,27 @@ def make_step(task: Task, network: Network, config: TrainConfig, mesh: Mesh) -> 
 
 
 def make_chunk(task: Task, network: Network, config: TrainConfig, mesh: Mesh) -> Callable:
-    """Return (state, key, pool, n) -> (state, n losses): one dispatch where that is fast."""
-    step = make_step(task, network, config, mesh)
-    if not devices.scans():
-        single = devices.jit(step, donate_argnums=0)
+    """Return (state, key, pool, n) -> (state, n losses): one dispatch where that is fast.
+
+    Equal laws of sampling, losses, networks, configurations and devices share one compiled program,
+    so that a run resumed in the same process compiles nothing.
+    """
+    law = (task.sample, task.loss, task.measure, task.penalty)
+    try:
+        return _chunk(law, network, config, mesh, devices.scans())
+    except TypeError:  # a callable of the user's own that cannot be hashed
+        return _chunk.__wrapped__(law, network, config, mesh, devices.scans())
+
+
+@functools.lru_cache(maxsize=4)
+def _chunk(law: tuple, network: Network, config: TrainConfig, mesh: Mesh, scans: bool) -> Callable:
+    sample, loss, measure, penalty = law
+    step = make_step(Task((), sample, loss, measure, penalty), network, config, mesh)
+    compiled = functools.partial(
+        devices.jit, donate_argnums=0, out_shardings=devices.replicated(mesh)
+    )
+    if not scans:
+        single = compiled(step)
 
         def unrolled(state: TrainState, key: jax.Array, pool: PyTree, n: int) -> tuple:
             losses = []
@@ -156,7 +173,7 @@ def make_chunk(task: Task, network: Network, config: TrainConfig, mesh: Mesh) ->
 
         return unrolled
 
-    @functools.partial(devices.jit, donate_argnums=0, static_argnums=3)
+    @functools.partial(compiled, static_argnums=3)
     def scanned(state: TrainState, key: jax.Array, pool: PyTree, n: int) -> tuple:
         return jax.lax.scan(lambda s, _: step(s, key, pool), state, length=n)
 
