@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 
 from n2n import devices, networks
-from n2n.networks import RED30, UNet, layers
+from n2n.networks import RED30, Lean, UNet, layers
 from n2n.types import Error
 
 pytestmark = pytest.mark.usefixtures("hasty")
@@ -78,11 +78,12 @@ def test_initialisation_is_untruncated_he() -> None:
     assert largest > 3  # of 63,000 draws 170 lie beyond 3; truncated at 2, none
 
 
-@pytest.mark.parametrize("config", [UNet(3, 3, 16, residual=True), RED30(3, 3, 16)])
+@pytest.mark.parametrize("config", [UNet(3, 3, 16, residual=True), Lean(3, 3), RED30(3, 3, 16)])
 def test_a_residual_network_starts_near_the_identity(config) -> None:
     network = networks.build(config)
     params = network.init(jax.random.key(2))
-    last = params["head"][2] if isinstance(config, UNet) else params["layers"][29]
+    head = params.get("head", {})
+    last = params["layers"][29] if isinstance(config, RED30) else head.get(2, head)
     kernel = np.asarray(last["kernel"])
     deviation = 0.1 / math.sqrt(9 * kernel.shape[2])
     assert abs(kernel.std() / deviation - 1) < 5 / math.sqrt(2 * kernel.size)
@@ -140,18 +141,17 @@ def unet_by_the_book(x: np.ndarray, params) -> np.ndarray:
     return conv(leaky(conv(leaky(conv(up, head[0])), head[1])), head[2])
 
 
-def cells(x: np.ndarray) -> np.ndarray:
-    """Put the pixels of 2x2 cells behind one another, row by row."""
-    return np.concatenate([x[i::2, j::2] for i in (0, 1) for j in (0, 1)], axis=-1)
-
-
-def pixels(x: np.ndarray) -> np.ndarray:
-    """Undo `cells`."""
-    height, width, channels = x.shape
-    out = np.empty((2 * height, 2 * width, channels // 4))
-    for index, one in enumerate(np.split(x, 4, axis=-1)):
-        out[index // 2 :: 2, index % 2 :: 2] = one
-    return out
+def lean_by_the_book(x: np.ndarray, params) -> np.ndarray:
+    """Return Ronneberger et al. 2015 with one convolution down and two up a level."""
+    enc, dec = params["encoder"], params["decoder"]
+    maps = [leaky(conv(x, enc[0]))]
+    for index in range(1, len(enc)):
+        maps.append(leaky(conv(pool(maps[-1]), enc[index])))
+    x = maps.pop()
+    for index, skip in enumerate(maps[::-1]):
+        x = np.concatenate([nearest(x), skip], axis=-1)
+        x = leaky(conv(leaky(conv(x, dec[2 * index])), dec[2 * index + 1]))
+    return conv(x, params["head"])
 
 
 def red30_by_the_book(x: np.ndarray, params) -> np.ndarray:
@@ -186,15 +186,16 @@ def test_unet_equals_the_reference(config: UNet) -> None:
         np.testing.assert_allclose(got, wanted, atol=1e-5 * max(1, np.abs(wanted).max()))
 
 
-def test_cells_of_pixels_as_channels() -> None:
-    network = networks.build(UNet(4, 3, width=3, residual=True, stem=2, depth=3))
+def test_lean_equals_the_reference() -> None:
+    network = networks.build(Lean(4, 3, (3, 5, 4)))
     params = random_params(network)
     x = np.random.default_rng(1).random((1, 32, 16, 4), np.float32)
-    shifted = x[0] - np.array([0.5, 0.5, 0.5, 0])
-    wanted = pixels(unet_by_the_book(cells(shifted), params))
+    wanted = lean_by_the_book(x[0] - np.array([0.5, 0.5, 0.5, 0]), params)
     assert wanted.std() > 0.05
     out = np.asarray(jax.jit(network.apply)(params, x))[0]
-    np.testing.assert_allclose(out, x[0, ..., :3] - wanted, atol=1e-5 * np.abs(wanted).max())
+    np.testing.assert_allclose(
+        out, x[0, ..., :3] - wanted, atol=1e-5 * max(1, np.abs(wanted).max())
+    )
 
 
 def test_red30_equals_the_reference() -> None:
@@ -307,7 +308,13 @@ def test_the_context_is_not_used() -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [UNet(2, 1, width=3, residual=True), UNet(1, 1, width=3), RED30(1, 1, width=2)]
+    "config",
+    [
+        UNet(2, 1, width=3, residual=True),
+        UNet(1, 1, width=3),
+        Lean(2, 1, (3, 4, 3)),
+        RED30(1, 1, width=2),
+    ],
 )
 def test_the_inner_form_is_the_whole_one_without_its_halo(config) -> None:
     network = networks.build(config)
@@ -352,10 +359,13 @@ def test_unet_reaches_as_far_as_its_halo_and_no_farther(axis: int) -> None:
     assert reached.tolist() == [[True, True], [True, True], [False, False], [False, False]]
 
 
-def test_the_halo_holds_for_cells_and_fewer_pools() -> None:
-    network = networks.build(UNet(1, 1, width=2, stem=2, depth=2))
+@pytest.mark.parametrize(
+    "config, lattice", [(UNet(1, 1, 2, depth=3), 8), (Lean(1, 1, (2, 3, 2)), 4)]
+)
+def test_the_halo_holds_for_fewer_pools(config, lattice: int) -> None:
+    network = networks.build(config)
     halo, cell = network.halo, network.lattice
-    assert cell == 8 and halo % cell == 0
+    assert cell == lattice and halo % cell == 0
     first, side = 2 * halo, 4 * halo + cell
     distances = [halo - cell + 1, halo + 1]
     x = np.full((2, side, side, 1), 0.5, np.float32)
@@ -399,7 +409,9 @@ def test_red30_reaches_thirty_pixels() -> None:
 # Configurations ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("config", [TINY, UNet(4, 3, 2, True, 2, 4), RED30(2, 1, 2)])
+@pytest.mark.parametrize(
+    "config", [TINY, UNet(4, 3, 2, True, 4), Lean(4, 3, (2, 3)), RED30(2, 1, 2)]
+)
 def test_configurations_go_through_json(config) -> None:
     network = networks.build(config)
     again = json.loads(json.dumps(network.config))
@@ -418,8 +430,8 @@ def test_equal_configurations_are_one_object() -> None:
 def test_names() -> None:
     assert networks.named("unet", 3, 3) == UNet()
     assert networks.named("red30", 1, 1) == RED30(1, 1)
-    assert networks.named("default", 3, 3) == UNet(4, 3, width=32, residual=True)
-    assert networks.named("default", 9, 3) == UNet(9, 3, width=32, residual=True)
+    assert networks.named("default", 3, 3) == Lean(4, 3)
+    assert networks.named("default", 9, 3) == Lean(9, 3)
     with pytest.raises(Error, match="network is 'vgg'; known are default, unet, red30"):
         networks.named("vgg", 3, 3)
 
@@ -432,10 +444,12 @@ def test_known_tells_foreign_configurations() -> None:
 @pytest.mark.parametrize(
     "config, message",
     [
-        ({"kind": "vgg"}, "network kind is 'vgg'; known are unet, red30"),
+        ({"kind": "vgg"}, "network kind is 'vgg'; known are lean, unet, red30"),
         ({}, "network kind is None"),
         ({"kind": "unet", "pools": 3}, "fields \\['pools'\\]; unet knows inputs, outputs, width"),
-        (UNet(stem=5), "network stem is 5; it must be a whole number from 1 to 4"),
+        (Lean(widths=(16,)), "network widths is \\(16,\\); it must be 2 to 8 numbers"),
+        (Lean(widths=(4, 0)), "network widths is \\(4, 0\\); it must be a whole number"),
+        ({"kind": "lean", "widths": 16}, "network widths is 16; it must be 2 to 8 numbers"),
         (UNet(depth=0), "network depth is 0"),
         (UNet(width=0), "network width is 0; it must be a whole number from 1 to 1024"),
         (UNet(width=2.5), "network width is 2.5"),  # type: ignore[arg-type]

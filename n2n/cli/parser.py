@@ -225,9 +225,9 @@ def _optimizer(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--learning-rate",
         type=_positive,
-        default=1e-3,
         metavar="X",
-        help="how far a step goes before the rate falls (default: %(default)s)",
+        help="how far a step goes before the rate falls (default: 3e-3 for the default network "
+        "from a random start, else 1e-3)",
     )
 
 

@@ -92,7 +92,7 @@ def fit(
     minutes: float | None = None,
     batch: int = 8,
     crop: int = 64,
-    learning_rate: float = 1e-3,
+    learning_rate: float | None = None,
     precision: str = "float32",
     seed: int = 0,
     devices: int | None = None,
@@ -115,7 +115,8 @@ def fit(
         minutes: time to train for instead.
         batch: crops per step.
         crop: side of a crop, a multiple of the network's lattice.
-        learning_rate: Adam's rate before it falls.
+        learning_rate: Adam's rate before it falls; None: 3e-3 for the default network from a random
+            start, else 1e-3.
         precision: float32 or bfloat16.
         seed: everything random follows from it.
         devices: how many devices of each process share a batch; None: one on CPU, all on an
@@ -138,9 +139,10 @@ def fit(
         task = _with_loss(task, losses.named(loss) if isinstance(loss, str) else loss)
     default = BURST_STEPS if task.name.startswith("burst") else STEPS
     steps = default if steps is None and minutes is None else steps
-    config = training.TrainConfig(steps, minutes, batch, crop, learning_rate, precision, seed)
     origin = None if init is None else load_model(init)
     net = _network(network, origin, task)
+    rate = _rate(net, origin) if learning_rate is None else learning_rate
+    config = training.TrainConfig(steps, minutes, batch, crop, rate, precision, seed)
     params = None if origin is None else _adopted(net, origin)
     shown = _steps_shown if progress is True else (progress or None)
     trained = training.train(
@@ -249,6 +251,11 @@ def _network(network: Any, init: Denoiser | None, task: Task) -> Network:
     if network is None or isinstance(network, str):
         network = networks.named(network or "default", inputs, outputs)
     return networks.build(network)
+
+
+def _rate(network: Network, init: Denoiser | None) -> float:
+    """Return a learning rate: at 1e-3 the narrow layers of `Lean` lose 0.3 dB in 1,500 steps."""
+    return 3e-3 if network.config.get("kind") == "lean" and init is None else 1e-3
 
 
 def _adopted(network: Network, init: Denoiser) -> PyTree:

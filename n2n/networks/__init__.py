@@ -1,4 +1,4 @@
-"""Networks: the paper's U-Net at any width, RED30, and what tiling must know about them.
+"""Networks: a lean U-Net, the paper's at any width, RED30, and what tiling must know about them.
 
 A network maps n,h,w,ci to n,h,w,co, h and w multiples of its lattice; values around [0, 1]. The
 layers work in [-0.5, 0.5] as the paper's do; `build` wraps the shift, the residual output and the
@@ -27,11 +27,9 @@ from n2n.networks.layers import (
     conv,
     convolve,
     expand,
-    pack,
     pool,
     trim,
     trim_to,
-    unpack,
 )
 from n2n.types import Error, Network
 
@@ -41,16 +39,28 @@ class UNet:
     """Configure the U-Net of Lehtinen et al. 2018, appendix table 2 (width 48: 991,203 parameters).
 
     `residual=True` predicts the noise, f(x) = x - net(x), with a last layer that starts near zero.
-    `stem` is the side of the cells whose pixels become channels before the first layer, as in
-    FFDNet (Zhang et al. 2018); `depth` counts the pools. The paper has 1 and 5.
+    `depth` counts the pools; the paper has 5.
     """
 
     inputs: int = 3
     outputs: int = 3
     width: int = 48
     residual: bool = False
-    stem: int = 1
     depth: int = 5
+
+
+@dataclass(frozen=True)
+class Lean:
+    """Configure a residual U-Net with few channels where there are many pixels.
+
+    A level has `widths[level]` channels: one convolution before the pool, two after the enlarged
+    level below and the convolved maps have been put together (Ronneberger et al. 2015, with a
+    third of the paper's time; `experiments/default_network.py`).
+    """
+
+    inputs: int = 4
+    outputs: int = 3
+    widths: tuple[int, ...] = (16, 32, 64, 64, 64)
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,7 @@ class RED30:
     width: int = 128
 
 
-Config = UNet | RED30
+Config = UNet | Lean | RED30
 
 
 class _UNet(nnx.Module):
@@ -70,9 +80,7 @@ class _UNet(nnx.Module):
 
     def __init__(self, config: UNet, dtype: Any, rngs: nnx.Rngs):
         layer = functools.partial(conv, dtype=dtype, rngs=rngs)
-        self.stem = config.stem
-        w, cell = config.width, config.stem**2
-        n = cell * config.inputs
+        w, n = config.width, config.inputs
         inner = [layer(w, w, HE) for _ in range(config.depth + 1)]
         self.encoder = nnx.List([layer(n, w, HE), *inner])
         self.decoder: nnx.List = nnx.List([])
@@ -86,35 +94,62 @@ class _UNet(nnx.Module):
             [
                 layer(below + n, first, HE),
                 layer(first, second, HE),
-                layer(second, cell * config.outputs, 0.1 if config.residual else 1.0),
+                layer(second, config.outputs, 0.1 if config.residual else 1.0),
             ]
         )
 
     def __call__(self, x: Any, margin: int = 0) -> Any:
         """Map n,h,w,inputs to n,h,w,outputs, less `margin` pixels per side, whole lattice cells."""
-        x = pack(x, self.stem)
+        encoder, head = list(self.encoder), list(self.head)
         skips = [x]
-        x = activate(convolve(self.encoder[0], x), 0.1)
-        for layer in list(self.encoder)[1:-1]:
+        x = activate(convolve(encoder[0], x), 0.1)
+        for layer in encoder[1:-1]:
             x = pool(activate(convolve(layer, x), 0.1))
             skips.append(x)  # the pooled maps, not the convolved ones
-        x = activate(convolve(self.encoder[len(self.encoder) - 1], x), 0.1)
+        x = activate(convolve(encoder[-1], x), 0.1)
         skips.pop()  # the deepest pool is no skip
-        margin //= self.stem * 2 ** (len(self.encoder) - 2)
-        for first, second in zip(list(self.decoder)[::2], list(self.decoder)[1::2], strict=True):
-            x, skip, margin = _shed(x, skips.pop(), margin)
-            x = activate(expand(first, x, skip), 0.1)
-            x = activate(convolve(second, x), 0.1)
+        layers = [*self.decoder, *head[:2]]
+        return _climb(x, skips, layers, head[2], margin // 2 ** (len(encoder) - 2))
+
+
+class _Lean(nnx.Module):
+    """One convolution per level on the way down, two on the way up, one to finish."""
+
+    def __init__(self, config: Lean, dtype: Any, rngs: nnx.Rngs):
+        layer = functools.partial(conv, dtype=dtype, rngs=rngs)
+        widths = config.widths
+        before = (config.inputs, *widths)
+        self.encoder = nnx.List([layer(a, b, HE) for a, b in zip(before, widths, strict=False)])
+        self.decoder: nnx.List = nnx.List([])
+        for below, w in zip(widths[:0:-1], widths[-2::-1], strict=True):
+            self.decoder.append(layer(below + w, w, HE))
+            self.decoder.append(layer(w, w, HE))
+        self.head = layer(widths[0], config.outputs, 0.1)
+
+    def __call__(self, x: Any, margin: int = 0) -> Any:
+        """Map n,h,w,inputs to n,h,w,outputs, less `margin` pixels per side, whole lattice cells."""
+        first, *encoder = list(self.encoder)
+        x = activate(convolve(first, x), 0.1)
+        skips = []
+        for layer in encoder:
+            skips.append(x)
+            x = activate(convolve(layer, pool(x)), 0.1)
+        return _climb(x, skips, list(self.decoder), self.head, margin // 2 ** len(encoder))
+
+
+def _climb(x: Any, skips: list, layers: list, last: Any, margin: int) -> Any:
+    """Decode from the deepest level: two convolutions for each skip, and the last."""
+    for first, second in zip(layers[::2], layers[1::2], strict=True):
         x, skip, margin = _shed(x, skips.pop(), margin)
-        x = activate(expand(self.head[0], x, skip), 0.1)
-        x = activate(convolve(self.head[1], x), 0.1)
-        return unpack(trim(convolve(self.head[2], x), margin), self.stem)
+        x = activate(expand(first, x, skip), 0.1)
+        x = activate(convolve(second, x), 0.1)
+    return trim(convolve(last, x), margin)
 
 
 def _shed(x: Any, skip: Any, margin: int) -> tuple[Any, Any, int]:
     """Trim a margin that is not wanted to the two pixels that a level of the decoder looks away.
 
-    Enlarged they are four, of which the level's two convolutions, or the head's three, take no
+    Enlarged they are four, of which the level's two convolutions, with the last one three, take no
     more than three. So tiles pay for their halo in the encoder alone, a quarter of the work.
     """
     kept = min(margin, 2)
@@ -145,23 +180,26 @@ class _RED30(nnx.Module):
         return trim(convolve(layers[29], x), margin)
 
 
-_KINDS: dict[str, tuple[type, type]] = {"unet": (UNet, _UNet), "red30": (RED30, _RED30)}
+_KINDS: dict[str, tuple[type, type]] = {
+    "lean": (Lean, _Lean),
+    "unet": (UNet, _UNet),
+    "red30": (RED30, _RED30),
+}
 
 
 def named(name: str, inputs: int, outputs: int) -> Config:
     """Return the configuration that a name stands for: `default`, `unet` (the paper's), `red30`.
 
-    The default is a residual U-Net of width 32 that reads a noise-level map beside the picture,
-    zeros when unknown.
+    The default is a `Lean` that reads a noise-level map beside the picture, zeros when unknown.
 
     Raises:
         Error: no such name.
     """
     if name == "default":
-        return UNet(inputs + (inputs == outputs), outputs, width=32, residual=True)
-    if name in _KINDS:
+        return Lean(inputs + (inputs == outputs), outputs)
+    if name in ("unet", "red30"):
         return _KINDS[name][0](inputs, outputs)
-    raise Error(f"network is {name!r}; known are default, {', '.join(_KINDS)}")
+    raise Error(f"network is {name!r}; known are default, unet, red30")
 
 
 def known(config: dict[str, Any]) -> bool:
@@ -176,7 +214,8 @@ def parse(config: Config | dict[str, Any]) -> Config:
         Error: an unknown kind or field, or a value out of range.
     """
     if isinstance(config, dict):
-        fields = dict(config)
+        # JSON has lists where configurations have tuples.
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
         kind = fields.pop("kind", None)
         if kind not in _KINDS:
             raise Error(f"network kind is {kind!r}; known are {', '.join(_KINDS)}")
@@ -190,15 +229,22 @@ def parse(config: Config | dict[str, Any]) -> Config:
     return config
 
 
-_MOST = {"inputs": 1024, "outputs": 1024, "width": 1024, "stem": 4, "depth": 7}
+_MOST = {"inputs": 1024, "outputs": 1024, "width": 1024, "depth": 7, "widths": 1024}
 
 
 def _check(config: Config) -> None:
+    if isinstance(config, Lean):
+        widths = config.widths
+        if not isinstance(widths, tuple) or not 2 <= len(widths) <= 8:
+            raise Error(f"network widths is {widths!r}; it must be 2 to 8 numbers, one per level")
     for name, most in _MOST.items():
         value = getattr(config, name, 1)
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-            raise Error(f"network {name} is {value!r}; it must be a whole number from 1 to {most}")
-    if isinstance(config, RED30) or config.residual:
+        for one in value if isinstance(value, tuple) else (value,):
+            if not isinstance(one, int) or isinstance(one, bool) or not 1 <= one <= most:
+                raise Error(
+                    f"network {name} is {value!r}; it must be a whole number from 1 to {most}"
+                )
+    if not isinstance(config, UNet) or config.residual:
         if config.inputs < config.outputs:
             raise Error(
                 f"network reads {config.inputs} channels and writes {config.outputs}; a residual "

@@ -55,7 +55,8 @@ def convolve(layer: nnx.Conv, x: Any) -> Any:
 def expand(layer: nnx.Conv, x: Any, skip: Any) -> Any:
     """Apply a 3x3 convolution to `skip` behind `x` enlarged to its size by nearest neighbours."""
     if isinstance(x, Reach):
-        return convolve(layer, join(unpack(x, 2), skip))
+        low, high = x.low.repeat(2), x.high.repeat(2)
+        return convolve(layer, _both(Reach(low, high, x.cells), skip))
     assert layer.bias is not None
     values = (x, skip, layer.kernel[...], layer.bias[...])
     x, skip, kernel, bias = (value.astype(layer.dtype) for value in values)
@@ -77,36 +78,14 @@ def pool(x: Any) -> Any:
     return x.reshape(n, h // 2, 2, w // 2, 2, c).max((2, 4))
 
 
-def pack(x: Any, side: int) -> Any:
-    """Turn cells of side x side pixels into channels: n,h/side,w/side,side*side*c."""
-    if isinstance(x, Reach):
-        low, high = x.low.reshape(-1, side).min(1), x.high.reshape(-1, side).max(1)
-        return Reach(low, high, min(x.cells, len(low)))
-    n, h, w, c = x.shape
-    cells = x.reshape(n, h // side, side, w // side, side, c).transpose(0, 1, 3, 2, 4, 5)
-    return cells.reshape(n, h // side, w // side, side * side * c)
-
-
-def unpack(x: Any, side: int) -> Any:
-    """Undo `pack`."""
-    if isinstance(x, Reach):
-        return Reach(x.low.repeat(side), x.high.repeat(side), x.cells)
-    n, h, w, c = x.shape
-    cells = x.reshape(n, h, w, side, side, c // side**2).transpose(0, 1, 3, 2, 4, 5)
-    return cells.reshape(n, h * side, w * side, c // side**2)
-
-
-def join(x: Any, skip: Any) -> Any:
-    """Put the channels of two pictures behind one another."""
-    if isinstance(x, Reach):
-        low, high = np.minimum(x.low, skip.low), np.maximum(x.high, skip.high)
-        return Reach(low, high, min(x.cells, skip.cells))
-    return jnp.concatenate([x, skip], axis=-1)
+def _both(x: Reach, other: Reach) -> Reach:
+    low, high = np.minimum(x.low, other.low), np.maximum(x.high, other.high)
+    return Reach(low, high, min(x.cells, other.cells))
 
 
 def add(x: Any, skip: Any) -> Any:
     """Add two pictures."""
-    return join(x, skip) if isinstance(x, Reach) else x + skip
+    return _both(x, skip) if isinstance(x, Reach) else x + skip
 
 
 def trim(x: Any, margin: int) -> Any:
