@@ -325,6 +325,7 @@ def real(folder: str, *names: str) -> list[np.ndarray]:
     return [one.reshape(*one.shape[:2], -1) / np.float32(255) for one in read]
 
 
+@pytest.mark.slow
 def test_real_hand_in_the_corner_is_masked():
     burst = align(real("burst_handheld_maitek", "1.jpg", "4.jpg", "5.jpg"))
     weights = burst.weights[..., 0]
