@@ -15,7 +15,7 @@ import pytest
 import n2n
 from n2n import checkpoints, networks
 from n2n.denoiser import Denoiser
-from n2n.networks import Lean, UNet
+from n2n.networks import UNet
 from n2n.training import TrainConfig
 from n2n.types import Burst, Error
 
@@ -322,22 +322,9 @@ def test_fit_grows_input_channels(grey) -> None:
 def test_fits_defaults_are_the_trainers() -> None:
     ours = {n: p.default for n, p in inspect.signature(n2n.fit).parameters.items()}
     theirs = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
-    shared = set(ours) & set(theirs) - {"learning_rate"}
-    assert shared >= {"steps", "minutes", "batch", "crop", "precision", "seed"}
+    shared = set(ours) & set(theirs)
+    assert shared >= {"steps", "minutes", "batch", "crop", "learning_rate", "precision", "seed"}
     assert {name: ours[name] for name in shared} == {name: theirs[name] for name in shared}
-
-
-def test_the_learning_rate_goes_by_the_network() -> None:
-    _, frames = noisy(2)
-    lean = Lean(1, 1, (2, 2))
-    settings = {"steps": 1, "batch": 1, "crop": 32}
-    start = n2n.fit(tuple(frames), network=lean, **settings)
-    assert start.card["learning_rate"] == 3e-3
-    assert n2n.fit(tuple(frames), init=start, **settings).card["learning_rate"] == 1e-3
-    plain = UNet(1, 1, width=2, depth=1)
-    assert n2n.fit(tuple(frames), network=plain, **settings).card["learning_rate"] == 1e-3
-    given = n2n.fit(tuple(frames), network=lean, learning_rate=2e-4, **settings)
-    assert given.card["learning_rate"] == 2e-4
 
 
 def test_fit_says_what_it_trained() -> None:

@@ -430,9 +430,10 @@ def test_equal_configurations_are_one_object() -> None:
 def test_names() -> None:
     assert networks.named("unet", 3, 3) == UNet()
     assert networks.named("red30", 1, 1) == RED30(1, 1)
-    assert networks.named("default", 3, 3) == Lean(4, 3)
-    assert networks.named("default", 9, 3) == Lean(9, 3)
-    with pytest.raises(Error, match="network is 'vgg'; known are default, unet, red30"):
+    assert networks.named("default", 3, 3) == UNet(4, 3, width=32, residual=True)
+    assert networks.named("default", 9, 3) == UNet(9, 3, width=32, residual=True)
+    assert networks.named("lean", 3, 3) == Lean(4, 3)
+    with pytest.raises(Error, match="network is 'vgg'; known are default, lean, unet, red30"):
         networks.named("vgg", 3, 3)
 
 

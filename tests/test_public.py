@@ -19,7 +19,7 @@ SURFACE = {
     "pairs": "(a, b)",
     "simulated": "(clean, *, input, target=None)",
     "fit": "(task, *, network=None, init=None, loss=None, steps=None, minutes=None, batch=8, "
-    "crop=64, learning_rate=None, precision='float32', seed=0, out=None, resume=False, "
+    "crop=64, learning_rate=0.001, precision='float32', seed=0, out=None, resume=False, "
     "progress=False)",
     "load": "(path_or_name)",
     "evaluate": "(model, pictures, *, corruption=None, reference=None, seed=0, repeat=1)",
@@ -30,7 +30,6 @@ SURFACE = {
     "read": "(path)",
     "write": "(path, array, *, like=None, overwrite=False)",
 }
-"""But for fit's learning_rate, 1e-3 there: it goes by the network, see `n2n.fit`."""
 POSITIONAL_NAMES_ARE_FREE = {"load"}
 
 

@@ -10,7 +10,7 @@ from n2n.cli import jobs, outputs
 from n2n.cli.screen import Screen, interval, shown
 from n2n.types import Burst, Error, Fused, Picture
 
-STEPS = 2500
+STEPS = 1500
 
 
 class _Job(NamedTuple):

@@ -111,7 +111,7 @@ def _burst(commands: Any) -> None:
         help="the frame whose framing and exposure the picture gets: its file name, or its number "
         "from 1 (default: the first)",
     )
-    _length(command, "2500")
+    _length(command, "1500")
     command.add_argument(
         "--bits",
         type=int,
@@ -177,7 +177,7 @@ def _train(commands: Any) -> None:
     )
     _out(command, "the model to write, a .safetensors file", required=True)
     _network(command)
-    _length(command, "10000, for bursts 2500")
+    _length(command, "10000, for bursts 1500")
     _optimizer(command)
     _devices(command)
     _resume(command)
@@ -188,7 +188,8 @@ def _network(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--network",
         metavar="NAME",
-        help="default, unet (the paper's) or red30 (default: that of --init, else default)",
+        help="default, lean (half the default's time), unet (the paper's) or red30 "
+        "(default: that of --init, else default)",
     )
     command.add_argument(
         "--init", metavar="MODEL", help="weights to start from: a file, or a name of n2n's own"
@@ -225,9 +226,9 @@ def _optimizer(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--learning-rate",
         type=_positive,
+        default=1e-3,
         metavar="X",
-        help="how far a step goes before the rate falls (default: 3e-3 for the default network "
-        "from a random start, else 1e-3)",
+        help="how far a step goes before the rate falls (default: %(default)s)",
     )
 
 

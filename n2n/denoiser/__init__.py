@@ -24,7 +24,7 @@ from n2n.denoiser.model import load as load
 from n2n.denoiser.model import load_model, show
 from n2n.types import Burst, Error, Network, PyTree, Task
 
-BURST_STEPS = 2500
+BURST_STEPS = 1500
 STEPS = 10_000
 
 
@@ -92,7 +92,7 @@ def fit(
     minutes: float | None = None,
     batch: int = 8,
     crop: int = 64,
-    learning_rate: float | None = None,
+    learning_rate: float = 1e-3,
     precision: str = "float32",
     seed: int = 0,
     devices: int | None = None,
@@ -106,17 +106,16 @@ def fit(
 
     Args:
         task: a `Task`, a `Burst`, or a tuple (a, b) of noisy pictures, short for `pairs(a, b)`.
-        network: a name (`default`, `unet`, `red30`), a configuration, or a `Network`; None: that
+        network: a name (`default`, `lean`, `unet`, `red30`), a configuration, or a `Network`; None: that
             of `init`, else `default`.
         init: weights to start from: a name, a path or a `Denoiser`; further input channels start
             at zero.
         loss: `l2`, `l1`, `l0`, `hdr` or a function; None: the task's own.
-        steps: updates; without steps and minutes 2,500 for a burst, else 10,000.
+        steps: updates; without steps and minutes 1,500 for a burst, else 10,000.
         minutes: time to train for instead.
         batch: crops per step.
         crop: side of a crop, a multiple of the network's lattice.
-        learning_rate: Adam's rate before it falls; None: 3e-3 for the default network from a random
-            start, else 1e-3.
+        learning_rate: Adam's rate before it falls.
         precision: float32 or bfloat16.
         seed: everything random follows from it.
         devices: how many devices of each process share a batch; None: one on CPU, all on an
@@ -139,10 +138,9 @@ def fit(
         task = _with_loss(task, losses.named(loss) if isinstance(loss, str) else loss)
     default = BURST_STEPS if task.name.startswith("burst") else STEPS
     steps = default if steps is None and minutes is None else steps
+    config = training.TrainConfig(steps, minutes, batch, crop, learning_rate, precision, seed)
     origin = None if init is None else load_model(init)
     net = _network(network, origin, task)
-    rate = _rate(net, origin) if learning_rate is None else learning_rate
-    config = training.TrainConfig(steps, minutes, batch, crop, rate, precision, seed)
     params = None if origin is None else _adopted(net, origin)
     shown = _steps_shown if progress is True else (progress or None)
     trained = training.train(
@@ -184,7 +182,7 @@ def denoise_burst(
         init: weights to start from; None: from scratch.
         align: register the frames; False where they are aligned already.
         reference: index of the frame whose geometry the result has; None: the first.
-        steps: updates, 2,500 unless minutes are given.
+        steps: updates, 1,500 unless minutes are given.
         minutes: time to train for instead.
         data_range: (low, high) or high of float frames beyond [-1, 2].
         seed: everything random follows from it.
@@ -251,11 +249,6 @@ def _network(network: Any, init: Denoiser | None, task: Task) -> Network:
     if network is None or isinstance(network, str):
         network = networks.named(network or "default", inputs, outputs)
     return networks.build(network)
-
-
-def _rate(network: Network, init: Denoiser | None) -> float:
-    """Return a learning rate: at 1e-3 the narrow layers of `Lean` lose 0.3 dB in 1,500 steps."""
-    return 3e-3 if network.config.get("kind") == "lean" and init is None else 1e-3
 
 
 def _adopted(network: Network, init: Denoiser) -> PyTree:

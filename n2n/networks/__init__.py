@@ -188,18 +188,21 @@ _KINDS: dict[str, tuple[type, type]] = {
 
 
 def named(name: str, inputs: int, outputs: int) -> Config:
-    """Return the configuration that a name stands for: `default`, `unet` (the paper's), `red30`.
+    """Return what a name stands for: `default`, `lean`, `unet` (the paper's), `red30`.
 
-    The default is a `Lean` that reads a noise-level map beside the picture, zeros when unknown.
+    The default is a residual U-Net of width 32. It and `lean` read a noise-level map beside the
+    picture, zeros when unknown.
 
     Raises:
         Error: no such name.
     """
     if name == "default":
+        return UNet(inputs + (inputs == outputs), outputs, width=32, residual=True)
+    if name == "lean":
         return Lean(inputs + (inputs == outputs), outputs)
     if name in ("unet", "red30"):
         return _KINDS[name][0](inputs, outputs)
-    raise Error(f"network is {name!r}; known are default, unet, red30")
+    raise Error(f"network is {name!r}; known are default, lean, unet, red30")
 
 
 def known(config: dict[str, Any]) -> bool:
