@@ -86,7 +86,7 @@ def clean(tmp_path, scene):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A tiny model of small random weights."""
-    config = {"kind": "unet", "inputs": 3, "outputs": 3, "width": 4, "depth": 2, "residual": True}
+    config = {"kind": "unet", "inputs": 3, "outputs": 3, "width": 4, "depth": 1, "residual": True}
     network = networks.build(config)
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
     facts = json.dumps({"steps": 0, "data": "nothing"})

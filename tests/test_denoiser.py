@@ -274,7 +274,7 @@ def noisy(count: int, sigma: float = 0.1, side: int = 64) -> tuple[np.ndarray, n
 
 
 QUICK = {
-    "network": UNet(1, 1, width=4, residual=True, depth=2),
+    "network": UNet(1, 1, width=4, residual=True, depth=1),
     "steps": 2,
     "batch": 2,
     "crop": 32,

@@ -74,7 +74,7 @@ def test_a_strange_task_is_learnt_and_its_model_used(tmp_path) -> None:
             "inputs": 2,
             "outputs": 1,
             "width": 4,
-            "depth": 2,
+            "depth": 1,
             "residual": True,
         },
         steps=200,

@@ -196,6 +196,7 @@ def test_a_full_disk_is_one_line(tmp_path, model, monkeypatch, capsys) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+@pytest.mark.slow
 def test_killed_and_resumed_as_a_user(tmp_path, model) -> None:
     source, out, whole = (tmp_path / name for name in ("a.tif", "b.tif", "whole.tif"))
     tifffile.imwrite(source, noise(600, 40, 3), photometric="rgb", bigtiff=True)

@@ -207,7 +207,7 @@ def test_the_number_of_devices_changes_no_loss(raw, stripes: int) -> None:
 
 
 def test_the_step_reduces_gradients_and_gathers_nothing() -> None:
-    settings, network = config(crop=32), networks.build(UNet(1, 1, width=2))
+    settings, network = config(crop=32), networks.build(UNet(1, 1, width=2, depth=1))
     task = lines(8, sample=whole_stripe, pool=np.zeros((8, 32, 32, 1), np.float32))
     mesh = devices.mesh(4)
     state = devices.copied(step.start(network, settings), mesh)
@@ -239,7 +239,7 @@ def test_a_resumed_run_compiles_no_step(tmp_path, caplog, monkeypatch) -> None:
     rng = np.random.default_rng(0)
     frames = rng.random((2, 40, 40, 1), np.float32)
     run = functools.partial(
-        n2n.fit, tuple(frames), network=UNet(1, 1, width=2), steps=4, batch=2, crop=32
+        n2n.fit, tuple(frames), network=UNet(1, 1, width=2, depth=1), steps=4, batch=2, crop=32
     )
     out = tmp_path / "m.safetensors"
 

@@ -106,8 +106,8 @@ def fit(
 
     Args:
         task: a `Task`, a `Burst`, or a tuple (a, b) of noisy pictures, short for `pairs(a, b)`.
-        network: a name (`default`, `lean`, `unet`, `red30`), a configuration, or a `Network`; None: that
-            of `init`, else `default`.
+        network: a name (`default`, `lean`, `unet`, `red30`), a configuration, or a `Network`;
+            None: that of `init`, else `default`.
         init: weights to start from: a name, a path or a `Denoiser`; further input channels start
             at zero.
         loss: `l2`, `l1`, `l0`, `hdr` or a function; None: the task's own.
