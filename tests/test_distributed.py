@@ -215,7 +215,7 @@ sys.exit(cli._attempt(lambda: together.run(work)))
         ("os.abort()", 1, "n2n: another process of this run has ended"),
         ("os.kill(os.getpid(), signal.SIGKILL)", 1, "n2n: the training was ended by SIGKILL"),
         (f"return cli._attempt({STOPPED})", 130, "n2n: stopped by SIGTERM"),
-        ("os.write(2, b'chatter'); os.environ['X']", 1, "Traceback"),
+        ("os.write(2, b'chat' b'ter'); os.environ['X']", 1, "Traceback"),
     ],
 )
 def test_a_parent_tells_the_end_in_a_line(deed: str, status: int, words: str) -> None:
