@@ -291,11 +291,22 @@ def measure_alone(kind: str, arguments: list[str]) -> dict[str, float]:
     numbers = [int(value) for value in arguments if value.isdigit()]
     names = [value for value in arguments if not value.isdigit()]
     run = globals()[kind](*numbers, **({"network": names[0]} if names else {}))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     for _ in range(1 if "prediction" in kind else 3):
         run()
-    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-    return {"bytes": _on_accelerator(kind) or peak}
+    return {"bytes": _on_accelerator(kind) or peak_memory() - before}
+
+
+def peak_memory() -> int:
+    """Return the most bytes that this process has had."""
+    status = Path("/proc/self/status")
+    if status.exists():  # ru_maxrss is taken over from the process that started this one
+        return next(
+            1024 * int(line.split()[1])
+            for line in status.read_text().splitlines()
+            if line.startswith("VmHWM")
+        )
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
 def _on_accelerator(kind: str) -> int:
