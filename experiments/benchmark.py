@@ -415,6 +415,11 @@ def conditions() -> dict[str, str]:
     }
 
 
+def figure(value: float) -> str:
+    """Write three digits, or all before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def table(result: dict[str, Any]) -> str:
     """Write the result as Markdown."""
     facts = result["conditions"]
@@ -426,11 +431,11 @@ def table(result: dict[str, Any]) -> str:
         "|---|---|---|---|",
     ]
     for one in result["twin"]:
-        ours, theirs = (f"{one[name]:.3g} {one['unit']}" for name in ("n2n", "pytorch"))
+        ours, theirs = (f"{figure(one[name])} {one['unit']}" for name in ("n2n", "pytorch"))
         lines.append(f"| {one['what']} | {ours} | {theirs} | {one['ratio']:.2f} |")
     lines += ["", "| n2n | default network | the paper's |", "|---|---|---|"]
     for one in result["networks"]:
-        values = (f"{one[name]:.3g} {one['unit']}" for name in ("default", "unet"))
+        values = (f"{figure(one[name])} {one['unit']}" for name in ("default", "unet"))
         lines.append(f"| {one['what']} | {' | '.join(values)} |")
     return "\n".join(lines)
 
