@@ -85,6 +85,7 @@ def test_a_residual_network_starts_near_the_identity(config) -> None:
     head = params.get("head", {})
     last = params["layers"][29] if isinstance(config, RED30) else head.get(2, head)
     kernel = np.asarray(last["kernel"])
+    kernel = in_units(kernel) if isinstance(config, Lean) else kernel
     deviation = 0.1 / math.sqrt(9 * kernel.shape[2])
     assert abs(kernel.std() / deviation - 1) < 5 / math.sqrt(2 * kernel.size)
     x = np.random.default_rng(0).random((1, 32, 32, 3), np.float32)
@@ -141,8 +142,14 @@ def unet_by_the_book(x: np.ndarray, params) -> np.ndarray:
     return conv(leaky(conv(leaky(conv(up, head[0])), head[1])), head[2])
 
 
+def in_units(leaf: np.ndarray) -> np.ndarray:
+    """Return what a stored kernel of Lean stands for: times 32 / sqrt(fan-in of 16 channels up)."""
+    return leaf * 32 / (3 * max(leaf.shape[2], 16) ** 0.5) if leaf.ndim == 4 else leaf
+
+
 def lean_by_the_book(x: np.ndarray, params) -> np.ndarray:
     """Return Ronneberger et al. 2015 with one convolution down and two up a level."""
+    params = jax.tree.map(in_units, params)
     enc, dec = params["encoder"], params["decoder"]
     maps = [leaky(conv(x, enc[0]))]
     for index in range(1, len(enc)):
@@ -188,7 +195,7 @@ def test_unet_equals_the_reference(config: UNet) -> None:
 
 def test_lean_equals_the_reference() -> None:
     network = networks.build(Lean(4, 3, (3, 5, 4)))
-    params = random_params(network)
+    params = random_params(network, scale=0.4)
     x = np.random.default_rng(1).random((1, 32, 16, 4), np.float32)
     wanted = lean_by_the_book(x[0] - np.array([0.5, 0.5, 0.5, 0]), params)
     assert wanted.std() > 0.05
@@ -427,13 +434,23 @@ def test_equal_configurations_are_one_object() -> None:
     assert networks.build(TINY).config == networks.build(TINY, "bfloat16").config
 
 
+def test_another_input_channel_leaves_the_units_of_lean_alone() -> None:
+    given, grown = (networks.build(Lean(inputs, 3, (4, 5))) for inputs in (3, 4))
+    params = random_params(given, scale=0.4)
+    more = jax.tree.map(np.copy, params)
+    first = more["encoder"][0]
+    first["kernel"] = np.pad(first["kernel"], ((0, 0), (0, 0), (0, 1), (0, 0)))
+    x = np.random.default_rng(2).random((1, 16, 16, 4), np.float32)
+    out = jax.jit(grown.apply)(more, x)
+    np.testing.assert_allclose(out, jax.jit(given.apply)(params, x[..., :3]), atol=1e-6)
+
+
 def test_names() -> None:
     assert networks.named("unet", 3, 3) == UNet()
     assert networks.named("red30", 1, 1) == RED30(1, 1)
-    assert networks.named("default", 3, 3) == UNet(4, 3, width=32, residual=True)
-    assert networks.named("default", 9, 3) == UNet(9, 3, width=32, residual=True)
-    assert networks.named("lean", 3, 3) == Lean(4, 3)
-    with pytest.raises(Error, match="network is 'vgg'; known are default, lean, unet, red30"):
+    assert networks.named("default", 3, 3) == Lean(4, 3)
+    assert networks.named("default", 9, 3) == Lean(9, 3)
+    with pytest.raises(Error, match="network is 'vgg'; known are default, unet, red30"):
         networks.named("vgg", 3, 3)
 
 

@@ -13,7 +13,7 @@ from n2n.cli import outputs
 from n2n.cli.screen import duration
 from n2n.types import Error, Interrupted
 
-_STEP_SECONDS = {"default": 0.2, "lean": 0.1, "unet": 0.33, "red30": 6.0}
+_STEP_SECONDS = {"default": 0.1, "unet": 0.33, "red30": 6.0}
 """Measured on two cores for 8 crops of 64 px; the bar corrects it as soon as it runs."""
 _PREDICT_SECONDS = 2.0
 """For a megapixel on two cores, the default network."""

@@ -188,7 +188,7 @@ def _network(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--network",
         metavar="NAME",
-        help="default, lean (half the default's time), unet (the paper's) or red30 "
+        help="default, unet (the paper's) or red30 "
         "(default: that of --init, else default)",
     )
     command.add_argument(

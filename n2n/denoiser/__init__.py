@@ -106,7 +106,7 @@ def fit(
 
     Args:
         task: a `Task`, a `Burst`, or a tuple (a, b) of noisy pictures, short for `pairs(a, b)`.
-        network: a name (`default`, `lean`, `unet`, `red30`), a configuration, or a `Network`;
+        network: a name (`default`, `unet`, `red30`), a configuration, or a `Network`;
             None: that of `init`, else `default`.
         init: weights to start from: a name, a path or a `Denoiser`; further input channels start
             at zero.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +56,8 @@ class Lean:
 
     A level has `widths[level]` channels: one convolution before the pool, two after the enlarged
     level below and the convolved maps have been put together (Ronneberger et al. 2015, with a
-    third of the paper's time; `experiments/default_network.py`).
+    third of the paper's time; `experiments/default_network.py`). Kernels are kept in units of
+    `_unit`, so that all learn at one pace (Karras et al. 2018, section 4.1).
     """
 
     inputs: int = 4
@@ -73,6 +75,16 @@ class RED30:
 
 
 Config = UNet | Lean | RED30
+
+
+def _unit(inputs: int) -> float:
+    """Return what a kernel's stored numbers are multiplied by, for its input channels.
+
+    Adam moves every stored number by its rate, so a kernel of 64 inputs moves by 1.3 rates and one
+    of 16 by 2.7; with half as much again, 1e-3 diverges. Fewer than 16 inputs count as 16: a noise
+    map more or less leaves the units as they are.
+    """
+    return 32 / math.sqrt(9 * max(inputs, 16))
 
 
 class _UNet(nnx.Module):
@@ -188,21 +200,18 @@ _KINDS: dict[str, tuple[type, type]] = {
 
 
 def named(name: str, inputs: int, outputs: int) -> Config:
-    """Return what a name stands for: `default`, `lean`, `unet` (the paper's), `red30`.
+    """Return what a name stands for: `default` (`Lean`), `unet` (the paper's), `red30`.
 
-    The default is a residual U-Net of width 32. It and `lean` read a noise-level map beside the
-    picture, zeros when unknown.
+    The default reads a noise-level map beside the picture, zeros when unknown.
 
     Raises:
         Error: no such name.
     """
     if name == "default":
-        return UNet(inputs + (inputs == outputs), outputs, width=32, residual=True)
-    if name == "lean":
         return Lean(inputs + (inputs == outputs), outputs)
     if name in ("unet", "red30"):
         return _KINDS[name][0](inputs, outputs)
-    raise Error(f"network is {name!r}; known are default, lean, unet, red30")
+    raise Error(f"network is {name!r}; known are default, unet, red30")
 
 
 def known(config: dict[str, Any]) -> bool:
@@ -281,24 +290,35 @@ def _build(config: Config, precision: str) -> Network:
     graph, _ = nnx.split(skeleton, nnx.Param)
 
     def init(key: jax.Array) -> Any:
-        return nnx.to_pure_dict(nnx.split(make(rngs=nnx.Rngs(key)), nnx.Param)[1])
+        params = nnx.to_pure_dict(nnx.split(make(rngs=nnx.Rngs(key)), nnx.Param)[1])
+        return _scaled(params, -1) if isinstance(config, Lean) else params
+
+    def read(params: Any) -> Any:
+        return nnx.merge(graph, _scaled(params, 1) if isinstance(config, Lean) else params)
 
     def apply(params: Any, x: jax.Array, context: Any = ()) -> jax.Array:
         del context
         net_input = _complete(x, config.inputs, config.outputs)
-        out = nnx.merge(graph, params)(net_input).astype(jnp.float32)
+        out = read(params)(net_input).astype(jnp.float32)
         return x[..., : config.outputs] - out if residual else out + 0.5
 
     halo, lattice = _reach(skeleton)
 
     def inner(params: Any, x: jax.Array) -> jax.Array:
         net_input = _complete(x, config.inputs, config.outputs)
-        out = nnx.merge(graph, params)(net_input, margin=halo).astype(jnp.float32)
+        out = read(params)(net_input, margin=halo).astype(jnp.float32)
         return trim(x[..., : config.outputs], halo) - out if residual else out + 0.5
 
     fields = {"kind": kind, **dataclasses.asdict(config)}
     channels = (config.inputs, config.outputs)
     return Network(init, apply, channels, halo, lattice, fields, inner)
+
+
+def _scaled(params: Any, power: int) -> Any:
+    """Multiply all kernels by a power of their `_unit`."""
+    return jax.tree.map(
+        lambda leaf: leaf * _unit(leaf.shape[2]) ** power if leaf.ndim == 4 else leaf, params
+    )
 
 
 def _complete(x: jax.Array, inputs: int, outputs: int) -> jax.Array:
