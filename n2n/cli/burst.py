@@ -10,7 +10,7 @@ from n2n.cli import jobs, outputs
 from n2n.cli.screen import Screen, interval, shown
 from n2n.types import Burst, Error, Fused, Picture
 
-STEPS = 1500
+STEPS = 2500
 
 
 class _Job(NamedTuple):

@@ -32,7 +32,7 @@ class _Size(NamedTuple):
     """Photographs of which the expected frame is the mean."""
 
 
-FULL, QUICK = _Size(451, 700, 512), _Size(220, 150, 128)
+FULL, QUICK = _Size(451, 1200, 512), _Size(220, 300, 128)
 
 
 class _Outcome(NamedTuple):

@@ -15,7 +15,7 @@ from n2n.types import Error, Interrupted
 
 _STEP_SECONDS = {"default": 0.1, "unet": 0.33, "red30": 6.0}
 """Measured on two cores for 8 crops of 64 px; the bar corrects it as soon as it runs."""
-_PREDICT_SECONDS = 2.0
+_PREDICT_SECONDS = 1.0
 """For a megapixel on two cores, the default network."""
 _ACCELERATOR = 50
 """How many times faster than two cores an accelerator is taken to be."""
@@ -51,7 +51,7 @@ def plan_seconds(
 
 
 def plan_text(steps: int, seconds: float, minutes: float | None = None) -> str:
-    """Say how long a training is and how long it will take: `1,500 steps, about 5 min`."""
+    """Say how long a training is and how long it will take: `2,500 steps, about 5 min`."""
     length = f"{duration(60 * minutes)} of training" if minutes else f"{steps:,} steps"
     return f"{length}, about {duration(max(10, round(seconds, -1)))}"
 

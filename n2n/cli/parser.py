@@ -111,7 +111,7 @@ def _burst(commands: Any) -> None:
         help="the frame whose framing and exposure the picture gets: its file name, or its number "
         "from 1 (default: the first)",
     )
-    _length(command, "1500")
+    _length(command, "2500")
     command.add_argument(
         "--bits",
         type=int,
@@ -177,7 +177,7 @@ def _train(commands: Any) -> None:
     )
     _out(command, "the model to write, a .safetensors file", required=True)
     _network(command)
-    _length(command, "10000, for bursts 1500")
+    _length(command, "10000, for bursts 2500")
     _optimizer(command)
     _devices(command)
     _resume(command)

@@ -10,7 +10,7 @@ from n2n.cli import jobs, outputs
 from n2n.cli.screen import Screen, duration, shown
 from n2n.types import Error, Task
 
-STEPS = {"bursts": 1500}
+STEPS = {"bursts": 2500}
 _OTHER_STEPS = 10_000
 
 

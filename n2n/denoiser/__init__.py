@@ -24,7 +24,7 @@ from n2n.denoiser.model import load as load
 from n2n.denoiser.model import load_model, show
 from n2n.types import Burst, Error, Network, PyTree, Task
 
-BURST_STEPS = 1500
+BURST_STEPS = 2500
 STEPS = 10_000
 
 
@@ -111,7 +111,7 @@ def fit(
         init: weights to start from: a name, a path or a `Denoiser`; further input channels start
             at zero.
         loss: `l2`, `l1`, `l0`, `hdr` or a function; None: the task's own.
-        steps: updates; without steps and minutes 1,500 for a burst, else 10,000.
+        steps: updates; without steps and minutes 2,500 for a burst, else 10,000.
         minutes: time to train for instead.
         batch: crops per step.
         crop: side of a crop, a multiple of the network's lattice.
@@ -182,7 +182,7 @@ def denoise_burst(
         init: weights to start from; None: from scratch.
         align: register the frames; False where they are aligned already.
         reference: index of the frame whose geometry the result has; None: the first.
-        steps: updates, 1,500 unless minutes are given.
+        steps: updates, 2,500 unless minutes are given.
         minutes: time to train for instead.
         data_range: (low, high) or high of float frames beyond [-1, 2].
         seed: everything random follows from it.
