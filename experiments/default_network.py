@@ -33,7 +33,7 @@ So 16-32-64-64-64 wants a higher rate. The same burst after 1,500 and 3,000 step
     2e-3 / (fan-in / 288), kernels only                             28.79
     2e-3 / sqrt(fan-in / 288), kernels only          35.40          28.92
     3e-3 / sqrt(fan-in / 288), kernels only                         diverges
-    units of `networks._unit`, 1e-3 (the default)    35.38  LATER  28.70 28.74 28.75
+    units of `networks._unit`, 1e-3 (the default)    35.38  35.64   28.70 28.74 28.75
     width 32 at 1e-3, half as many steps             35.61 (1,500)  28.71 (573)
 
 Separable layers are no candidates: on these cores a depthwise 3x3 convolution of 64 channels takes
