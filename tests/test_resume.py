@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 import n2n
-from n2n.networks import UNet
+from n2n.networks import Lean
 from n2n.training import loop
 from n2n.types import Burst, Error, Interrupted
 
 pytestmark = pytest.mark.usefixtures("hasty")
 STEPS = 8
-NETWORK = UNet(1, 1, width=4, residual=True, depth=1)
+NETWORK = Lean(1, 1, (4, 8))
 
 
 def frames(count: int, seed: int = 0) -> np.ndarray:
@@ -135,7 +135,7 @@ def test_an_interrupted_run_says_where_it_is(tmp_path, every_step) -> None:
     "changed, field",
     [
         ({"seed": 1}, "seed is 1, but the run in"),
-        ({"network": UNet(1, 1, width=3, residual=True, depth=1)}, "network is"),
+        ({"network": Lean(1, 1, (4, 9))}, "network is"),
         ({"task": tuple(frames(2, seed=1))}, "data is"),
         ({"task": burst(2)}, "noise is 'burst of 2'"),
         ({"batch": 1}, "batch is 1"),

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import json
 import math
 import signal
 import threading
@@ -262,15 +263,16 @@ def _from_dict(template: PyTree, leaves: dict[str, Any]) -> PyTree:
 
 
 def _identity(task: Task, network: Network, config: TrainConfig) -> dict[str, Any]:
-    """Return what must be equal for a run to be continued."""
+    """Return what must be equal for a run to be continued, as JSON gives it back."""
     settings = dataclasses.asdict(config)
-    return {
+    identity = {
         "network": network.config,
         "noise": task.name,
         "loss": _name(task.loss),
         "data": _fingerprint(task.pool),
         **{k: settings[k] for k in _SETTINGS},
     }
+    return json.loads(json.dumps(identity))
 
 
 _SETTINGS = ("seed", "batch", "crop", "learning_rate", "precision", "warmup", "ramp")
