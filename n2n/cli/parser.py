@@ -188,8 +188,7 @@ def _network(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--network",
         metavar="NAME",
-        help="default, unet (the paper's) or red30 "
-        "(default: that of --init, else default)",
+        help="default, unet (the paper's) or red30 (default: that of --init, else default)",
     )
     command.add_argument(
         "--init", metavar="MODEL", help="weights to start from: a file, or a name of n2n's own"
