@@ -1,6 +1,6 @@
 """Time this project against its PyTorch twin, in one run, alternating; print one table.
 
-    python -m experiments.benchmark            (a quarter of an hour on two cores)
+    python -m experiments.benchmark            (twenty minutes on two cores)
     python -m experiments.benchmark --readme README.md
 
 Both train and apply the paper's U-Net (Lehtinen et al. 2018, appendix table 2): same layers, same
