@@ -209,7 +209,9 @@ class Curve:
     """
 
     def __init__(self, path: Path, marks: Sequence[int], figure: Callable[[Callable], float]):
-        kept = json.loads(path.read_text()) if path.exists() else {"calls": 0, "points": []}
+        kept: dict[str, Any] = {"calls": 0, "points": []}
+        if path.exists():
+            kept = json.loads(path.read_text())
         self.path, self.marks, self.figure = path, marks, figure
         self.calls: int = kept["calls"]
         self.points: list[list[float]] = kept["points"]

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import n2n
-from experiments import budget, gaussian, runs, table
+from experiments import brown, budget, curves, gaussian, impulse, runs, table
 from n2n import evaluation, networks
 from n2n.corruptions import Bernoulli, Clean, Gaussian
 
@@ -300,6 +300,24 @@ def test_the_table_of_invented_lines(tmp_path, results) -> None:
     (results / "gaussian.jsonl").write_text(json.dumps(full) + "\n" + json.dumps(both[2]) + "\n")
     assert "| 32.30 |  |  |  |" in table.table()  # clean targets of another length do not count
     assert "shortened" not in table.table()
+
+
+def test_the_table_knows_the_rows_of_the_experiments() -> None:
+    rows = {name: {row.noisy for row in table.ROWS if row.experiment == name} for name in NAMES}
+    assert rows["brown"] == {f"blur{blur:g}" for blur in brown.BLURS}
+    assert rows["budget"] == set(budget.cases(np.zeros((1, 32, 32, 3), np.uint8), 1, 2, 32))
+    assert rows["impulse"] == set(impulse.ROWS) - {"clean"}
+    for row in table.ROWS:
+        assert row.figure in importlib.import_module(f"experiments.{row.experiment}").PROBLEM.sets
+
+
+def test_curves_over_p_are_gaps_to_clean_targets(results) -> None:
+    found = [
+        {"row": row, "kodak24": db}
+        for row, db in [("l1-p0.7", 20.0), ("clean-p0.7", 29.0), ("l1-p0.3", 30.0), ("l0", 28.0)]
+    ]
+    assert curves.gaps(found) == {"l1": [(0.7, -9.0)]}
+    assert curves.longest("impulse") == []
 
 
 def test_the_table_is_put_between_its_marks(tmp_path, results, monkeypatch) -> None:
