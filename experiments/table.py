@@ -1,0 +1,132 @@
+"""Turn the recorded lines into the README's table of the paper's figures.
+
+    python -m experiments.table                    (prints it)
+    python -m experiments.table --readme README.md (puts it between the marks `results`)
+
+A row shows the runs of the paper's length where there are any, else those of `--preset cpu`, and
+says so; what has not been run says that. Means over seeds; the gap is over seeds that have both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments import benchmark, runs
+
+Line = dict[str, Any]
+HEADS = ("task", "paper", "original code", "noisy", "clean", "gap", "BM3D", "trained on", "steps",
+         "minutes", "device")  # fmt: skip
+NONE = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Say which lines make a row of the table, and what others have reported."""
+
+    name: str
+    experiment: str
+    figure: str
+    paper: str
+    """Noisy and clean targets, dB (reference 2)."""
+    code: str = NONE
+    """The same of the original code (reference 1.5)."""
+    noisy: str = "noisy"
+    clean: str = "clean"
+    """Which rows of the experiment stand for noisy and for clean targets."""
+
+
+ROWS = (
+    Row("Gaussian 25, Kodak", "gaussian", "kodak24", "32.48 / 32.50", "32.39 / 32.38"),
+    Row("Gaussian 25, BSD300", "gaussian", "bsd300_test", "31.06 / 31.07", "31.02 / 31.01"),
+    Row("Poisson 30, Kodak", "poisson", "kodak24", "31.50 / 31.52", "31.66 / 31.66"),
+    Row("Poisson 30, BSD300", "poisson", "bsd300_test", "30.16 / 30.18", "30.26 / 30.27"),
+    Row("Bernoulli 0.5, Kodak", "bernoulli", "kodak24", "33.17 / 33.01"),
+    Row("Bernoulli 0.5, BSD300", "bernoulli", "bsd300_test", "31.16 / 31.04"),
+    Row("as fast (Fig. 1a)", "convergence", "kodak24", "equal"),
+    *(
+        Row(
+            f"targets' noise blurred by {blur} px, for clean: white (Fig. 1b)",
+            "brown",
+            "kodak24",
+            "within 0.1",
+            noisy=f"blur{blur}",
+            clean="white",
+        )  # fmt: skip
+        for blur in (1, 2, 4)
+    ),
+    Row("pairs with a mean (Fig. 1c, case 1)", "budget", "kodak24", NONE, noisy="case1"),
+    Row("all pairs (case 2)", "budget", "kodak24", "above case 1", noisy="case2"),
+    Row("ten times the scenes (case 3)", "budget", "kodak24", "above case 2", noisy="case3"),
+    Row("text 0.25, L1 (Fig. 3: one picture)", "text", "kodak24", "35.75 / 35.82"),
+    Row("text 0.25, L2", "text", "kodak24", "26.89 / 35.82", noisy="l2"),
+    Row("impulse 0.7, L0 (Fig. 4: one picture)", "impulse", "kodak24", "28.43 / 28.86", noisy="l0"),
+    Row("impulse 0.7, L1", "impulse", "kodak24", "16.36 / 28.86", noisy="l1"),
+    Row("impulse 0.7, L2", "impulse", "kodak24", "13.02 / 28.86", noisy="l2"),
+)
+
+
+def cells(row: Row, lines: Sequence[Line]) -> list[str]:
+    """Return a row's cells from its experiment's lines."""
+    known = [row.name, row.paper, row.code]
+    preset = next((p for p in ("paper", "cpu") if chosen(lines, p, row.noisy)), None)
+    if preset is None:
+        return [*known, "not run", *[NONE] * (len(HEADS) - 4)]
+    noisy, clean = (chosen(lines, preset, name) for name in (row.noisy, row.clean))
+    both = [noisy[seed][row.figure] - clean[seed][row.figure] for seed in noisy if seed in clean]
+    classical = next((line[row.figure] for line in lines if line["row"] == "bm3d"), None)
+    last = list(noisy.values())[-1]
+    return [
+        *known,
+        mean([line[row.figure] for line in noisy.values()]),
+        mean([line[row.figure] for line in clean.values()]),
+        mean(both, "+.2f"),
+        mean([] if classical is None else [classical]),
+        ", ".join(last["data"]),
+        length(last, len(noisy)),
+        mean([line["seconds"] / 60 for line in noisy.values()], ".0f"),
+        last["device"],
+    ]
+
+
+def chosen(lines: Sequence[Line], preset: str, row: str) -> dict[int, Line]:
+    """Return the lines of a row by seed."""
+    found = [line for line in lines if (line["preset"], line["row"]) == (preset, row)]
+    return {line["seed"]: line for line in sorted(found, key=lambda line: line["seed"])}
+
+
+def length(line: Line, seeds: int) -> str:
+    """Say how long a line was trained, and whether that is the full length."""
+    crops = f"{line['steps']:,} of {line['batch']} x {line['crop']} px"
+    many = f", {seeds} seeds" if seeds > 1 else ""
+    return crops + many + (", shortened" if line["preset"] == "cpu" else "")
+
+
+def mean(values: Sequence[float], form: str = ".2f") -> str:
+    """Write the mean of values, or a dash where there are none."""
+    return format(statistics.mean(values), form) if values else NONE
+
+
+def table() -> str:
+    """Write the table as Markdown."""
+    rows = [cells(row, runs.lines(row.experiment)) for row in ROWS]
+    ruled = [HEADS, ["---"] * len(HEADS), *rows]
+    return "\n".join("| " + " | ".join(each) + " |" for each in ruled)
+
+
+def main() -> None:
+    """Print the table, or put it into a file."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--readme", type=Path, help="put the table into this file, too")
+    options = parser.parse_args()
+    print(table())
+    if options.readme:
+        benchmark.put(table(), options.readme, "results")
+
+
+if __name__ == "__main__":
+    main()
