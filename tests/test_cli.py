@@ -305,6 +305,9 @@ def test_help_comes_at_once():
         "evaluate --clean x",
         "evaluate --input x",
         "evaluate --clean x --corrupt gaussian:25 --reference y",
+        "evaluate --clean x --corrupt gaussian:25 --method median",
+        "evaluate --clean x --corrupt gaussian:25 --method mean --model gaussian",
+        "evaluate --input x --reference y --repeat 2",
         "inspect",
         "inspect nowhere",
         "inspect nothing.safetensors",
@@ -441,6 +444,64 @@ def test_evaluate_real_pairs_and_json_on_stdout(clean, tmp_path, scene, model, c
     out, err = capsys.readouterr()
     again = json.loads(out)
     assert err == "" and again["rows"] == facts["rows"]
+    assert cli.main(["evaluate", *pair[:4], "--method", "mean", "--json", "-"]) == 0
+    out, err = capsys.readouterr()
+    method = json.loads(out)
+    assert "mean, sigma not needed; 2 pairs" in err
+    ours, theirs = ([row["input_psnr"] for row in f["rows"]] for f in (method, facts))
+    assert ours == theirs and method["mean"]["psnr"] > method["mean"]["input_psnr"]
+
+
+def test_evaluate_a_method_on_the_draws_of_a_model(clean, tmp_path, model, capsys):
+    data = [
+        "evaluate",
+        "--clean",
+        clean,
+        "--corrupt",
+        "gaussian:25",
+        "--seed",
+        "3",
+        "--repeat",
+        "2",
+    ]
+    facts = {}
+    for option, value in (("--model", model), ("--method", "mean"), ("--method", "nlm")):
+        target = tmp_path / f"{Path(value).stem}.json"
+        assert cli.main([*map(str, data), option, str(value), "--json", str(target)]) == 0
+        facts[Path(value).stem] = json.loads(target.read_text())
+    err = capsys.readouterr().err
+    assert "nlm, sigma known, 25/255; 2 pictures, gaussian:25, seed 3, 2 draws of each" in err
+    draws = {name: [row["input_psnr"] for row in each["rows"]] for name, each in facts.items()}
+    assert draws["mean"] == draws["nlm"] == draws[model.stem] and len(set(draws["nlm"])) == 4
+    told = facts["nlm"]
+    assert (told["method"], told["sigma"]) == ("nlm", "known, 25/255")
+    assert (told["seed"], told["repeat"], told["corrupt"]) == (3, 2, "gaussian:25")
+    assert told["model"] is None and facts[model.stem]["method"] is None
+    assert told["mean"]["psnr"] > told["mean"]["input_psnr"]
+
+
+def test_evaluate_pairs_whose_names_differ_in_a_common_end(tmp_path, scene, capsys):
+    folders = {"real": noisy(scene, 1), "mean": scene}
+    for end, picture in folders.items():
+        (tmp_path / end).mkdir()
+        for name, each in (("a", picture), ("b", picture[::-1])):
+            save(tmp_path / end / f"{name}_{end}.png", each)
+    pair = ["--input", str(tmp_path / "real"), "--reference", str(tmp_path / "mean")]
+    rows = []
+    for more in ([], ["--data-range", "0,255"]):
+        assert cli.main(["evaluate", *pair, "--method", "mean", "--json", "-", *more]) == 0
+        rows.append(json.loads(capsys.readouterr().out)["rows"])
+    assert rows[0] == rows[1]
+    assert [row["picture"] for row in rows[0]] == ["a_real.png", "b_real.png"]
+    (tmp_path / "mean" / "b_mean.png").unlink()
+    for more in ([], ["--data-range", "0,255"]):
+        assert "b" in refused(capsys, "evaluate", *pair, "--method", "mean", "--quiet", *more)
+
+
+def test_a_method_without_its_package(clean, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bm3d", None)
+    arguments = ("--clean", clean, "--corrupt", "gaussian:25", "--method", "bm3d")
+    assert "pip install 'n2n[bench]'" in refused(capsys, "evaluate", *arguments)
 
 
 def test_inspect_frames(frames, capsys):
@@ -613,6 +674,13 @@ def test_steps_agree_with_the_library():
 
     assert burst.STEPS == train.STEPS["bursts"] == denoiser.BURST_STEPS
     assert train._OTHER_STEPS == denoiser.STEPS
+
+
+def test_methods_agree_with_the_library(capsys):
+    from n2n.evaluation import METHODS
+
+    assert cli.main(["evaluate", "--help"]) == 0
+    assert "{" + ",".join(METHODS) + "}" in capsys.readouterr().out
 
 
 def test_depths_agree_with_the_writer():

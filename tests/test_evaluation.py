@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import sys
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.stats import poisson
 from skimage.metrics import structural_similarity
 
 import n2n
 from n2n import evaluation
-from n2n.corruptions import Bernoulli, Gaussian
+from n2n.corruptions import Bernoulli, Brown, Chain, Gaussian, Impulse, Poisson
 from n2n.types import Error
 
 pytestmark = pytest.mark.usefixtures("hasty")
@@ -167,3 +170,143 @@ def test_kodak_at_sigma_25(data) -> None:
     (row,) = n2n.evaluate(lambda image: image, pictures, corruption=Gaussian(SIGMA))
     # 1.2 million draws: 0.006 dB each deviation.
     assert row["input_psnr"] == pytest.approx(20.17, abs=0.03)
+
+
+# Classical methods --------------------------------------------------------------------------------
+
+
+def made(name: str, corruption=None) -> evaluation.Method:
+    """Make a method, or skip where its package is absent."""
+    if name == "bm3d":
+        pytest.importorskip("bm3d", reason="bm3d (extra `bench`) is not installed")
+    known = isinstance(corruption, (Gaussian, Poisson)) and "-" not in str(corruption)
+    if name == "wavelet" or (name != "mean" and not known):
+        pytest.importorskip("pywt", reason="PyWavelets (extras `bench`, `test`) is not installed")
+    return evaluation.method(name, corruption)
+
+
+def painting(channels: int = 3) -> np.ndarray:
+    """Return 64 x 64 pixels of smooth ground, edges and a disc, uint8."""
+    y, x = np.mgrid[0:64, 0:64] / 63
+    disc = (x - 0.6) ** 2 + (y - 0.5) ** 2 < 0.09
+    stripes = ((x * 4).astype(int) % 2 == 0) & (y > 0.75)
+    planes = [0.2 + 0.3 * x + 0.2 * c * y + 0.3 * disc - 0.15 * stripes for c in range(channels)]
+    return np.rint(255 * np.clip(np.stack(planes, -1), 0, 1)).astype(np.uint8)
+
+
+CORRUPTIONS = [Gaussian(SIGMA), Gaussian((10 / 255, 40 / 255)), Poisson(30.0), Chain(
+    (Poisson(60.0), Gaussian(10 / 255))
+)]  # fmt: skip
+
+
+@pytest.mark.parametrize("corruption", CORRUPTIONS, ids=str)
+@pytest.mark.parametrize("name", evaluation.METHODS)
+def test_every_method_beats_its_input(name: str, corruption) -> None:
+    method = made(name, corruption)
+    rows = n2n.evaluate(method, [painting(), painting(1)], corruption=corruption, seed=5)
+    for row in rows:
+        assert row["psnr"] > row["input_psnr"] + 3  # clipping alone gives less than 1
+
+
+@pytest.mark.parametrize("name", evaluation.METHODS)
+def test_methods_see_the_bytes_that_a_model_sees(name: str) -> None:
+    method, model, seen = made(name, Poisson(30.0)), Half(), []
+    pictures = [painting(), painting(1)]
+    rows = n2n.evaluate(model, pictures, corruption=Poisson(30.0), seed=7, repeat=2)
+    ours = n2n.evaluate(
+        lambda image: (seen.append(image.copy()), method(image))[1],
+        pictures,
+        corruption=Poisson(30.0),
+        seed=7,
+        repeat=2,
+    )
+    assert [image.tobytes() for image in seen] == [image.tobytes() for image in model.seen]
+    assert [row["input_psnr"] for row in ours] == [row["input_psnr"] for row in rows]
+
+
+@pytest.mark.parametrize("name", evaluation.METHODS)
+@pytest.mark.parametrize("shape", [(24, 30, 1), (24, 30, 2), (9, 40, 3)])
+def test_methods_keep_shape_and_type(name: str, shape) -> None:
+    for corruption in (Gaussian(SIGMA), Poisson(30.0), None):
+        noisy = (levels(3, shape) / 255).astype(np.float32)
+        before = noisy.copy()
+        got = made(name, corruption)(noisy)
+        assert got.shape == shape and got.dtype == np.float32 and np.isfinite(got).all()
+        assert np.array_equal(noisy, before)
+
+
+@pytest.mark.parametrize(
+    "corruption, rule",
+    [
+        (Gaussian(SIGMA), "known, 25/255"),
+        (Gaussian((0, SIGMA)), "estimated"),
+        (Poisson(30), "1 by Anscombe"),
+        (Poisson((5, 50)), "estimated"),
+        (Brown(SIGMA, 4), "estimated"),
+        (Impulse(0.1), "estimated"),
+        (Chain((Poisson(30), Gaussian(SIGMA))), "estimated"),
+        (None, "estimated"),
+    ],
+    ids=str,
+)
+def test_how_a_method_learns_sigma(corruption, rule: str, monkeypatch) -> None:
+    monkeypatch.setattr(evaluation, "_require", lambda *names: None)
+    for name in ("bm3d", "nlm", "wavelet"):
+        assert evaluation.method(name, corruption).sigma == rule
+    assert evaluation.method("mean", corruption).sigma == "not needed"
+
+
+def test_the_estimate_of_sigma() -> None:
+    pytest.importorskip("pywt", reason="PyWavelets (extras `bench`, `test`) is not installed")
+    noisy = evaluation.corrupted(np.full((96, 96, 3), 0.5, np.float32), Gaussian(SIGMA), seed=2)
+    got = evaluation._estimated(lambda image, sigma: np.full_like(image, sigma), noisy)
+    # The median of n = 3 x 48^2 magnitudes knows sigma to 1.17 / sqrt(n), 1.4 %.
+    assert got[0, 0, 0] == pytest.approx(SIGMA, rel=5 * 0.014)
+
+
+@pytest.mark.parametrize("name", evaluation.METHODS)
+def test_nothing_to_take_away(name: str) -> None:
+    flat = np.full((16, 16, 3), 0.25, np.float32)
+    np.testing.assert_allclose(made(name)(flat), flat, atol=1e-6)
+    np.testing.assert_allclose(made(name, Gaussian(0.0))(flat), flat, atol=1e-6)
+    black = np.zeros_like(flat)
+    assert np.array_equal(made(name, Poisson(30.0))(black), black)
+
+
+def test_mean_is_that_of_nine_pixels() -> None:
+    noisy = np.random.default_rng(4).normal(0.5, 0.3, (13, 17, 3)).astype(np.float32)
+    wanted = cv2.blur(noisy, (3, 3), borderType=cv2.BORDER_REFLECT_101)
+    np.testing.assert_allclose(evaluation.method("mean")(noisy), wanted, atol=1e-6)
+    one = noisy[:1, :1]
+    np.testing.assert_allclose(evaluation.method("mean")(one), one, atol=1e-6)
+
+
+def expected(function, mean: float) -> float:
+    """Return the mean of a function of Poisson counts, summed over all that ever occur."""
+    counts = np.arange(int(mean + 12 * math.sqrt(mean) + 40))
+    return float(np.sum(poisson.pmf(counts, mean) * function(counts)))
+
+
+@pytest.mark.parametrize("mean", [0, 0.1, 0.5, 1, 2, 3, 5, 10, 30, 100, 1000])
+def test_anscombe_and_its_inverse_against_the_expectation(mean: float) -> None:
+    middle = expected(evaluation.anscombe, mean)
+    got = float(evaluation.anscombe_inverse(np.asarray(middle)))
+    assert got == pytest.approx(mean, abs=0.04)
+    if mean >= 5:
+        spread = expected(lambda counts: (evaluation.anscombe(counts) - middle) ** 2, mean)
+        assert math.sqrt(spread) == pytest.approx(1, abs=0.03)
+    if mean >= 1:  # the plain square is biased by a quarter: this test can tell
+        assert (middle / 2) ** 2 - 3 / 8 < mean - 0.15
+
+
+def test_unknown_methods_and_absent_packages(monkeypatch) -> None:
+    with pytest.raises(Error, match="'median'; it must be one of bm3d, nlm, wavelet, mean"):
+        evaluation.method("median")
+    monkeypatch.setitem(sys.modules, "bm3d", None)
+    monkeypatch.setitem(sys.modules, "pywt", None)
+    for name in ("bm3d", "wavelet"):
+        with pytest.raises(Error, match=r"needs the package \w+; pip install 'n2n\[bench\]'"):
+            evaluation.method(name, Gaussian(SIGMA))
+    with pytest.raises(Error, match="'nlm', which needs the package pywt"):
+        evaluation.method("nlm")
+    evaluation.method("nlm", Gaussian(SIGMA))

@@ -1,4 +1,4 @@
-"""`n2n evaluate`: how good a model is where the clean pictures are known."""
+"""`n2n evaluate`: how good a model or a classical method is where the truth is known."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ def run(options: Any) -> int:
     _check(options)
     outputs.check_json(options.json, overwrite=options.overwrite)
     device = jobs.start()
-    from n2n.denoiser import load_model
+    from n2n.corruptions import parse
 
-    model = load_model(options.model)
-    rows = _measured(screen, model, options)
+    corruption = options.corrupt and parse(options.corrupt)
+    model, facts = _denoiser(options, corruption)
+    rows = _measured(screen, model, corruption, options)
     show(screen, rows)
     mean = {name: average(row[name] for row in rows) for name in _FIGURES}
-    facts = {"model": options.model, "card": model.card, "mean": mean, "rows": rows}
     given = {name: getattr(options, name) for name in ("corrupt", "seed", "repeat")}
-    facts |= given | {"device": device, "versions": jobs.versions()}
+    facts |= {"mean": mean, "rows": rows} | given
+    facts |= {"device": device, "versions": jobs.versions()}
     outputs.write_json(options.json, facts)
     return 0
 
@@ -38,52 +39,76 @@ def _check(options: Any) -> None:
         raise Error("evaluate: --clean and --corrupt belong together; see n2n evaluate --help")
     if (options.input is None) != (options.reference is None):
         raise Error("evaluate: --input and --reference belong together; see n2n evaluate --help")
+    if options.input is not None and options.repeat > 1:
+        raise Error("evaluate: --repeat draws noise anew, and --input has its own; leave one out")
 
 
-def _measured(screen: Screen, model: Any, options: Any) -> list[dict[str, Any]]:
+def _denoiser(options: Any, corruption: Any) -> tuple[Any, dict[str, Any]]:
+    """Return what is to be measured, and what the JSON says about it."""
+    if options.method is None:
+        from n2n.denoiser import load_model
+
+        model = load_model(options.model)
+        return model, {"model": options.model, "card": model.card, "method": None, "sigma": None}
+    from n2n.evaluation import method
+
+    made = method(options.method, corruption)
+    return made, {"model": None, "card": None, "method": made.name, "sigma": made.sigma}
+
+
+def _measured(screen: Screen, model: Any, corruption: Any, options: Any) -> list[dict[str, Any]]:
     import n2n
-    from n2n.corruptions import parse
 
-    corruption = options.corrupt and parse(options.corrupt)
-    pictures, names = _pictures(options.clean or options.input, options.data_range)
-    reference = options.reference
-    if reference is not None and options.data_range is not None:
-        reference = _beside(names, reference, options.data_range)
+    paths, others = _paths(options)
+    screen.note(_begin(options, getattr(model, "sigma", None), len(paths)))
     with screen.counting("pictures") as progress:
         rows = n2n.evaluate(
             model,
-            pictures,
+            _pictures(paths, options.data_range),
             corruption=corruption,
-            reference=reference,
+            reference=others and _pictures(others, options.data_range),
             seed=options.seed,
             repeat=options.repeat,
             progress=progress,
         )
-    return [row | {"picture": _name(row["picture"], names)} for row in rows]
+    if options.data_range is None:
+        return rows
+    return [row | {"picture": paths[int(row["picture"])].name} for row in rows]
 
 
-def _pictures(folder: str, data_range: Any) -> tuple[list[Any], list[Path]]:
-    """Return a folder's pictures: paths, or arrays where their range has to be told."""
+def _begin(options: Any, sigma: str | None, count: int) -> str:
+    """Say what is measured on what: all that a figure depends on."""
+    model = shown(options.model) if options.model else "the default weights"
+    what = f"{options.method}, sigma {sigma}" if sigma else model
+    if options.input:
+        return f"{what}; {_counted(count, 'pair')}"
+    draws = _counted(options.repeat, "draw")
+    pictures = _counted(count, "picture")
+    return f"{what}; {pictures}, {options.corrupt}, seed {options.seed}, {draws} of each"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" + "s" * (count != 1)
+
+
+def _paths(options: Any) -> tuple[list[Path], list[Path] | None]:
+    """Return the pictures to measure on, and their references, or None for clean ones."""
+    from n2n import images
+    from n2n.tasks import matched
+
+    paths = list(images.frames_in(options.clean or options.input))
+    if options.reference is None:
+        return paths, None
+    return matched(paths, images.frames_in(options.reference))
+
+
+def _pictures(paths: list[Path], data_range: Any) -> list[Any]:
+    """Return pictures for `n2n.evaluate`: arrays where their range has to be told."""
     from n2n import images
 
-    paths = images.frames_in(folder)
     if data_range is None:
-        return list(paths), []
-    return [images.to_float(images.read(path).array, data_range) for path in paths], paths
-
-
-def _beside(names: list[Path], folder: str, data_range: Any) -> list[Any]:
-    """Return the references of the same stems, in the same order."""
-    arrays, paths = _pictures(folder, data_range)
-    by_stem = {path.stem: array for path, array in zip(paths, arrays, strict=True)}
-    for name in names:
-        if name.stem not in by_stem:
-            raise Error(f"{outputs.quoted(name)}: no picture of this name in {folder!r}")
-    return [by_stem[name.stem] for name in names]
-
-
-def _name(picture: str, names: list[Path]) -> str:
-    return names[int(picture)].name if names else picture
+        return list(paths)
+    return [images.to_float(images.read(path).array, data_range) for path in paths]
 
 
 def show(screen: Screen, rows: list[dict[str, Any]]) -> None:

@@ -248,7 +248,7 @@ def _devices(command: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(commands: Any) -> None:
-    text = "Measure a model on pictures whose clean version is known."
+    text = "Measure a model, or a classical method, on pictures whose clean version is known."
     command = _add(commands, "evaluate", "evaluate", text)
     data = command.add_mutually_exclusive_group(required=True)
     data.add_argument("--clean", metavar="DIR", help="clean pictures, to be made noisy")
@@ -257,13 +257,21 @@ def _evaluate(commands: Any) -> None:
     command.add_argument(
         "--reference", metavar="DIR", help="the clean pictures of --input, of the same names"
     )
-    _model(command)
+    denoiser = command.add_mutually_exclusive_group()
+    _model(denoiser)
+    denoiser.add_argument(
+        "--method",
+        choices=("bm3d", "nlm", "wavelet", "mean"),
+        help="instead of a model, on the same draws: BM3D (pip install 'n2n[bench]', not for "
+        "commercial use), non-local means, wavelets, the mean of 3x3 pixels; sigma is told where "
+        "--corrupt has one, 1 by Anscombe for a Poisson rate, else estimated from each picture",
+    )
     command.add_argument(
         "--repeat",
         type=_whole,
         default=1,
         metavar="N",
-        help="draws of the noise for each picture (default: %(default)s)",
+        help="draws of the noise for each picture of --clean (default: %(default)s)",
     )
     _json(command)
 
@@ -280,7 +288,7 @@ def _out(command: argparse.ArgumentParser, text: str, required: bool = False) ->
     command.add_argument("-o", "--out", metavar="OUT", required=required, help=text)
 
 
-def _model(command: argparse.ArgumentParser) -> None:
+def _model(command: Any) -> None:
     command.add_argument(
         "--model",
         metavar="M",
