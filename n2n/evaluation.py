@@ -219,19 +219,32 @@ def _stabilised(run: Callable, rate: float, noisy: np.ndarray) -> np.ndarray:
 def _bm3d(noisy: np.ndarray, sigma: float) -> np.ndarray:
     import bm3d
 
-    if noisy.shape[-1] == 3:
-        return bm3d.bm3d_rgb(noisy, sigma)
-    planes = [bm3d.bm3d(plane, sigma) for plane in np.moveaxis(noisy, -1, 0)]
-    return np.stack(planes, -1)
+    height, width = noisy.shape[:2]
+    # Its blocks have 8 px; it refuses pictures below that, and crashes on 8 x 8 (bm3d 4.0.3).
+    wide = np.pad(noisy, ((0, max(0, 16 - height)), (0, max(0, 16 - width)), (0, 0)), "reflect")
+    if _coloured(wide):
+        clean = bm3d.bm3d_rgb(wide, sigma)
+    else:
+        clean = np.stack([bm3d.bm3d(plane, sigma) for plane in np.moveaxis(wide, -1, 0)], -1)
+    return clean[:height, :width]
+
+
+def _coloured(noisy: np.ndarray) -> bool:
+    """Say whether all of BM3D's opponent channels vary: it divides by their ranges."""
+    if noisy.shape[-1] != 3:
+        return False
+    r, g, b = np.moveaxis(noisy, -1, 0)
+    return all(np.ptp(channel) > 0 for channel in (r + g + b, r - b, r - 2 * g + b))
 
 
 def _nlm(noisy: np.ndarray, sigma: float) -> np.ndarray:
     from skimage.restoration import denoise_nl_means
 
     size = {"patch_size": 5, "patch_distance": 6}
-    return denoise_nl_means(
+    got = denoise_nl_means(
         noisy, **size, h=0.8 * sigma, sigma=sigma, fast_mode=True, channel_axis=-1
     )
+    return got.reshape(noisy.shape)  # a single channel loses its axis
 
 
 def _wavelet(noisy: np.ndarray, sigma: float) -> np.ndarray:
