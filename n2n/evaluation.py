@@ -258,4 +258,4 @@ def _mean(noisy: np.ndarray) -> np.ndarray:
     height, width = noisy.shape[:2]
     wide = np.pad(noisy, ((1, 1), (1, 1), (0, 0)), "reflect")
     shifts = [(y, x) for y in range(3) for x in range(3)]
-    return sum(wide[y : y + height, x : x + width] for y, x in shifts) / np.float32(9)
+    return np.mean([wide[y : y + height, x : x + width] for y, x in shifts], axis=0)
