@@ -484,7 +484,7 @@ def test_evaluate_pairs_whose_names_differ_in_a_common_end(tmp_path, scene, caps
     folders = {"real": noisy(scene, 1), "mean": scene}
     for end, picture in folders.items():
         (tmp_path / end).mkdir()
-        for name, each in (("a", picture), ("b", picture[::-1])):
+        for name, each in (("a", picture), ("b", picture[::-1]), ("c", picture)):
             save(tmp_path / end / f"{name}_{end}.png", each)
     pair = ["--input", str(tmp_path / "real"), "--reference", str(tmp_path / "mean")]
     rows = []
@@ -492,7 +492,7 @@ def test_evaluate_pairs_whose_names_differ_in_a_common_end(tmp_path, scene, caps
         assert cli.main(["evaluate", *pair, "--method", "mean", "--json", "-", *more]) == 0
         rows.append(json.loads(capsys.readouterr().out)["rows"])
     assert rows[0] == rows[1]
-    assert [row["picture"] for row in rows[0]] == ["a_real.png", "b_real.png"]
+    assert [row["picture"] for row in rows[0]] == ["a_real.png", "b_real.png", "c_real.png"]
     (tmp_path / "mean" / "b_mean.png").unlink()
     for more in ([], ["--data-range", "0,255"]):
         assert "b" in refused(capsys, "evaluate", *pair, "--method", "mean", "--quiet", *more)

@@ -105,6 +105,7 @@ def test_clean_targets_meet_the_same_crops_and_input(law) -> None:
     assert not np.array_equal(noisy.input, noisy.target)
 
 
+@pytest.mark.slow
 def test_a_run_in_slices_is_the_run_in_one_go(tmp_path, results) -> None:
     whole = experiment(tmp_path / "whole").train("row", task(), TINY, seed=5)
     sliced = experiment(tmp_path / "sliced")
@@ -131,6 +132,7 @@ def test_a_run_in_slices_is_the_run_in_one_go(tmp_path, results) -> None:
         sliced.train("row", task(), dataclasses.replace(TINY, steps=9), seed=5)
 
 
+@pytest.mark.slow
 def test_a_curve_survives_slices_and_chooses_nothing(tmp_path, results) -> None:
     plain = experiment(tmp_path / "plain").train("row", task(), TINY)
     sliced = experiment(tmp_path)
@@ -203,6 +205,7 @@ def test_a_line_replaces_its_own_only(tmp_path, results, capsys) -> None:
     assert json.loads(capsys.readouterr().out.splitlines()[0])["kodak24"] == 1.0
 
 
+@pytest.mark.slow
 def test_the_gaussian_experiment_end_to_end(tmp_path, pictures, results, monkeypatch) -> None:
     monkeypatch.setitem(gaussian.RECIPES, "cpu", dataclasses.replace(TINY, seeds=(0, 1)))
     monkeypatch.setattr(runs, "classical", lambda *given: None)
@@ -244,6 +247,7 @@ def test_classical_methods_see_the_same_draws_once(
     assert runs.lines("trial")[0]["kodak24"] == identity
 
 
+@pytest.mark.slow
 def test_captures_are_fixed_and_paired_with_others() -> None:
     clean = np.full((3, 64, 64, 3), 128, np.uint8)
     tasks = budget.cases(clean, 2, 3, crop=32)

@@ -120,6 +120,7 @@ def test_it_learns_what_the_targets_say(raw) -> None:
     assert trained.steps == 400 and np.mean(raw[-100:]) == pytest.approx(0.01, rel=0.08)
 
 
+@pytest.mark.slow
 def test_it_overfits_one_pair(raw) -> None:
     rng = np.random.default_rng(0)
     pool = {"a": rng.random((1, 32, 32, 1), np.float32)}
