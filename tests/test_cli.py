@@ -171,6 +171,7 @@ def test_a_second_burst_does_not_take_the_first_result_for_a_frame(frames, scene
     assert job.out == frames / "IMG_1-n2n.png" and job.dtype == "uint16"
 
 
+@pytest.mark.slow
 def test_train_and_inspect_as_a_user(clean, tmp_path, model, capsys):
     out = tmp_path / "mine.safetensors"
     arguments = ["train", "--clean", clean, "--noise", "gaussian:25", "-o", out, "--init", model]

@@ -148,6 +148,7 @@ def test_the_slice_ends_between_renders(studio) -> None:
     assert stop.value.code == runs.AGAIN
 
 
+@pytest.mark.slow
 def test_the_flight_learns_as_it_goes(studio) -> None:
     recipe = runs.Recipe(MIXER, steps=1, crop=16, learning_rate=1e-2)
     figures = mc.fly(studio, recipe)
