@@ -345,7 +345,8 @@ def facts() -> dict[str, Any]:
     import jax
 
     device = jax.devices()[0]
-    cpu = f"CPU, {os.cpu_count()} cores, {platform.machine()}"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cpu = f"CPU, {cores} {'core' if cores == 1 else 'cores'}, {platform.machine()}"
     kind = cpu if device.platform == "cpu" else device.device_kind
     versions = {"n2n": n2n.__version__, "jax": jax.__version__, "python": platform.python_version()}
     return {"device": kind, "versions": versions, "date": date.today().isoformat()}
