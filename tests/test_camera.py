@@ -89,7 +89,9 @@ def test_demosaicking_keeps_ramps() -> None:
     y, x = np.indices((10, 10), np.float32)
     light = np.stack([0.1 + 0.02 * x + 0.01 * y, 0.3 - 0.01 * x, 0.2 + 0.03 * y], -1)
     inner = np.s_[2:-2, 2:-2]
-    np.testing.assert_allclose(demosaicked(jnp.array((1, 0)), light)[inner], light[inner], atol=1e-6)
+    np.testing.assert_allclose(
+        demosaicked(jnp.array((1, 0)), light)[inner], light[inner], atol=1e-6
+    )
 
 
 def test_spread_is_the_sum_of_squared_weights() -> None:
@@ -132,7 +134,9 @@ def test_white_stays_the_limit_of_red() -> None:
 def correlations(light: np.ndarray) -> list[float]:
     """Return those of red's and green's neighbours across and down, and of red with green."""
     pairs = [(light[:, 1:], light[:, :-1]), (light[1:], light[:-1])]
-    beside = [np.corrcoef(a[..., c].ravel(), b[..., c].ravel())[0, 1] for a, b in pairs for c in (0, 1)]
+    beside = [
+        np.corrcoef(a[..., c].ravel(), b[..., c].ravel())[0, 1] for a, b in pairs for c in (0, 1)
+    ]
     return [*beside, np.corrcoef(light[..., 0].ravel(), light[..., 1].ravel())[0, 1]]
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from n2n import corruptions
 from n2n.corruptions import (
+    JPEG,
     Bernoulli,
     Brown,
     Camera,
@@ -23,7 +24,6 @@ from n2n.corruptions import (
     Corruption,
     Gaussian,
     Impulse,
-    JPEG,
     Poisson,
     Text,
     parse,
@@ -428,4 +428,6 @@ def test_public_surface(name: str) -> None:
             assert found == ["self", "key", "clean"]
     assert any(parse(spec).__class__ is kind for spec in SPECS)
     with pytest.raises(Error, match="H,W,C"):
-        kind(*[1.0] * sum(each.default is MISSING for each in fields(kind)))(jax.random.key(0), jnp.zeros((4, 4)))
+        kind(*[1.0] * sum(each.default is MISSING for each in fields(kind)))(
+            jax.random.key(0), jnp.zeros((4, 4))
+        )

@@ -15,11 +15,17 @@ from skimage import data as samples
 
 from n2n.corruptions import JPEG, parse
 from n2n.corruptions.jpeg import decoded, tables
-from n2n.types import Error
+from n2n.types import Error, Observation
 
 pytestmark = pytest.mark.usefixtures("hasty")
 
 read_back = jax.jit(decoded, static_argnums=3)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def observe(corruption: JPEG, key: jax.Array, clean: jax.Array) -> Observation:
+    """Return the picture read back."""
+    return corruption(key, clean)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -92,11 +98,10 @@ def test_tables_are_those_of_libjpeg() -> None:
             np.testing.assert_array_equal(np.ravel(table), found[number], err_msg=str(quality))
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 3), (5, 7, 3), (17, 16, 1)])
-@pytest.mark.parametrize("chroma", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("shape, chroma", [((1, 1, 3), 1.0), ((5, 7, 3), 0.5), ((17, 16, 1), 0.0)])
 def test_levels_are_whole_whatever_the_size(shape: tuple[int, ...], chroma: float) -> None:
     clean = jax.random.uniform(jax.random.key(2), shape)
-    image, weight = JPEG((10, 95), chroma)(jax.random.key(3), clean)
+    image, weight = observe(JPEG((10, 95), chroma), jax.random.key(3), clean)
     assert image.shape == shape and image.dtype == weight.dtype == jnp.float32
     assert weight.shape == (*shape[:2], 1) and np.all(weight == 1)
     levels = 255 * np.asarray(image, np.float64)
@@ -106,14 +111,18 @@ def test_levels_are_whole_whatever_the_size(shape: tuple[int, ...], chroma: floa
 
 def test_values_are_clipped_first() -> None:
     clean = 2 * jax.random.uniform(jax.random.key(4), (24, 24, 3)) - 0.5
-    image, clipped = (JPEG(80)(jax.random.key(5), x).image for x in (clean, jnp.clip(clean, 0, 1)))
+    image, clipped, other = (
+        observe(JPEG(80), jax.random.key(5), each).image
+        for each in (clean, jnp.clip(clean, 0, 1), 0.5 * clean)
+    )
     np.testing.assert_array_equal(image, clipped)
-    assert not np.array_equal(image, JPEG(80)(jax.random.key(5), 0.5 * clean).image)
+    assert not np.array_equal(image, other)
 
 
 def test_a_flat_picture_stays() -> None:
     clean = jnp.full((20, 30, 3), 128 / 255)
-    np.testing.assert_allclose(JPEG(10)(jax.random.key(6), clean).image, clean, atol=1e-6)
+    image = observe(JPEG(10), jax.random.key(6), clean).image
+    np.testing.assert_allclose(image, clean, atol=1e-6)
 
 
 def test_the_grid_lies_anywhere() -> None:
@@ -138,11 +147,12 @@ def test_quality_is_drawn_per_picture() -> None:
     keys = jax.random.split(jax.random.key(8), 100)
     errors = [
         np.square(np.asarray(draws(JPEG(quality), keys, clean)) - clean).mean((1, 2, 3))
-        for quality in ((10, 90), 10, 50, 90)
+        for quality in ((10, 90), 20, 50, 80)
     ]
-    mixed, worst, middle, best = errors
-    assert best.min() < mixed.min() < best.max() and worst.min() < mixed.max() < worst.max()
-    # Half of the draws lie on either side of quality 50; the grid alone moves an error by 5 %.
+    mixed, worse, middle, better = errors
+    # All of 100 draws miss an end's eighth with a probability of 2e-6.
+    assert mixed.min() < better.min() and worse.max() < mixed.max()
+    # Half of them lie on either side of quality 50; the grid alone moves an error by 10 %.
     assert abs(np.mean(mixed > middle.mean()) - 0.5) < 5 * math.sqrt(0.25 / 100)
 
 
