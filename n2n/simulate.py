@@ -86,12 +86,12 @@ def expected_frame(
 ) -> np.ndarray:
     """Return the mean of infinitely many photographs of a display picture H,W,C; float32.
 
-    A `Camera` treats every value alike, so 16,384 photographs of a ramp tell it to 0.01 of one
-    photograph's noise. For other corruptions `draws` photographs of the picture are averaged: the
-    error has 1/draws of one photograph's variance.
+    A `Camera` without balance, mosaic or JPEG treats every value alike, so 16,384 photographs of a
+    ramp tell it to 0.01 of one photograph's noise. For other corruptions `draws` photographs of
+    the picture are averaged: the error has 1/draws of one photograph's variance.
     """
     key = jax.random.fold_in(jax.random.key(seed), 2**31 - 1)
-    if isinstance(corruption, Camera):
+    if isinstance(corruption, Camera) and corruption.pointwise:
         ramp = np.linspace(0, 1, _RAMP, dtype=np.float32)
         means = _average(corruption, ramp[None, :, None], key, 16_384, 1024).ravel()
         return np.interp(picture, ramp, means).astype(np.float32)

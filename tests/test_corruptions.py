@@ -6,7 +6,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ import pytest
 
 from n2n import corruptions
 from n2n.corruptions import (
+    JPEG,
     Bernoulli,
     Brown,
     Camera,
@@ -47,10 +48,13 @@ SPECS = [
     "impulse:0.7",
     "text:0.25",
     "text:0-0.5",
+    "jpeg:10-60",
+    "jpeg:90,0.5",
     "brown:25,4",
     "brown:0-50,1.5-4",
     "camera:0.01,0.005",
     "camera:0.001-0.04,0,1.8",
+    "camera:0.01,0.005,2.2,1.5-2.4,1.2-2,0.7,70-98,0.5",
     "poisson:30+gaussian:5",
     "camera:0.01,0.005+bernoulli:0.1+text:0.2",
 ]
@@ -402,6 +406,7 @@ def test_wrong_specs_say_what_is_wrong(spec: str, words: str) -> None:
         lambda: Text(0.95),
         lambda: Brown(0.1, -1),
         lambda: Camera(0.01, 0.0, gamma=0),
+        lambda: JPEG(0),
         lambda: Chain((Clean(),)),
     ],
 )
@@ -422,6 +427,7 @@ def test_public_surface(name: str) -> None:
             found = list(inspect.signature(getattr(kind, method)).parameters)
             assert found == ["self", "key", "clean"]
     assert any(parse(spec).__class__ is kind for spec in SPECS)
-    values = [0.5] * sum(each.name != "gamma" for each in fields(kind))
     with pytest.raises(Error, match="H,W,C"):
-        kind(*values)(jax.random.key(0), jnp.zeros((4, 4)))
+        kind(*[1.0] * sum(each.default is MISSING for each in fields(kind)))(
+            jax.random.key(0), jnp.zeros((4, 4))
+        )

@@ -16,5 +16,6 @@ from n2n.corruptions.basic import Gaussian as Gaussian
 from n2n.corruptions.basic import Impulse as Impulse
 from n2n.corruptions.basic import Poisson as Poisson
 from n2n.corruptions.camera import Camera as Camera
+from n2n.corruptions.jpeg import JPEG as JPEG
 from n2n.corruptions.parse import parse as parse
 from n2n.corruptions.text import Text as Text

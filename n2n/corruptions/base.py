@@ -9,6 +9,7 @@ number, or a pair (low, high) from which every call draws one number uniformly.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from decimal import Decimal, localcontext
 from fractions import Fraction
@@ -81,6 +82,14 @@ def draw(key: Array, value: Parameter) -> Array:
     if isinstance(value, tuple):
         return jax.random.uniform(key, (), jnp.float32, *value)
     return jnp.asarray(value, jnp.float32)
+
+
+def mixed(key: Array, share: Parameter, yes: Callable[[], Array], no: Callable[[], Array]) -> Array:
+    """Return `yes()` with probability `share`, else `no()`; what is certain computes one only."""
+    if share in (0, 1):
+        return yes() if share else no()
+    level, lot = jax.random.split(key)
+    return jnp.where(jax.random.uniform(lot) < draw(level, share), yes(), no())
 
 
 def normal(key: Array, shape: tuple[int, ...]) -> Array:

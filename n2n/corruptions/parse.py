@@ -13,6 +13,7 @@ from dataclasses import MISSING, fields
 from n2n.corruptions.base import Corruption, Parameter, number
 from n2n.corruptions.basic import Bernoulli, Brown, Chain, Clean, Gaussian, Impulse, Poisson
 from n2n.corruptions.camera import Camera
+from n2n.corruptions.jpeg import JPEG
 from n2n.corruptions.text import Text
 from n2n.types import Error
 
@@ -25,6 +26,7 @@ _CLASSES: tuple[type[Corruption], ...] = (
     Text,
     Brown,
     Camera,
+    JPEG,
 )
 NAMES: dict[str, type[Corruption]] = {each.__name__.lower(): each for each in _CLASSES}
 """The class behind each name."""
