@@ -229,9 +229,10 @@ def test_what_is_off_is_not_computed() -> None:
         return str(jax.make_jaxpr(camera)(jax.random.key(0), jnp.zeros((16, 16, 3))))
 
     plain = program(Camera(0.01, 0.005))
-    assert "dot_general" not in plain and "select_n" not in plain.split("erf_inv")[1]
+    # The cosine transform is made of products, the demosaicking of choices.
+    assert "dot_general" not in plain and "select_n" not in plain
     assert "dot_general" in program(Camera(0.01, 0.005, quality=90))
-    assert "select_n" in program(Camera(0.01, 0.005, mosaic=1)).split("erf_inv")[1]
+    assert "select_n" in program(Camera(0.01, 0.005, mosaic=1))
 
 
 def test_a_training_step_runs() -> None:
