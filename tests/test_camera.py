@@ -109,10 +109,51 @@ def test_defaults_photograph_as_before() -> None:
     key, clean = jax.random.key(2), 1.2 * jax.random.uniform(jax.random.key(3), (9, 11, 3)) - 0.1
     noise, gain, _, _ = jax.random.split(key, 4)
     linear = jnp.maximum(clean, 0) ** jnp.float32(2.2)
-    variance = jax.random.uniform(gain, (), jnp.float32, 0.01, 0.02) * linear + jnp.square(0.005)
+    stops = jax.random.uniform(gain, (), jnp.float32, math.log(0.01), math.log(0.02))
+    variance = jnp.exp(stops) * linear + jnp.square(0.005)
     light = linear + jnp.sqrt(variance) * jax.random.normal(noise, (297,)).reshape(9, 11, 3)
     wanted = jnp.clip(light, 0, 1) ** (1 / jnp.float32(2.2))
     np.testing.assert_array_equal(Camera((0.01, 0.02), 0.005)(key, clean).image, wanted)
+
+
+def test_gain_and_read_noise_are_drawn_by_stops() -> None:
+    def sigmas(camera: Camera) -> np.ndarray:
+        keys, clean = jax.random.split(jax.random.key(20), 400), jnp.full((2, 2, 3), 0.6)
+        return np.asarray(jax.vmap(camera.noise_map, (0, None))(keys, clean)[:, 0, 0, 0])
+
+    for camera, root in ((Camera((1e-5, 1e-2), 0), 2), (Camera(0, (1e-5, 1e-2)), 1)):
+        drawn = sigmas(camera)
+        place = root * np.log10(drawn / drawn.max()) / 3 + 1
+        # 400 uniform numbers, the largest within 0.02 of the end with a probability of 1 - 3e-4.
+        assert abs(place.mean() - 0.5) < 5 * math.sqrt(1 / 12 / 400) + 0.02
+        assert abs(place.std() - math.sqrt(1 / 12)) < 0.05
+    drawn = sigmas(Camera(0, (0, 1e-2)))
+    assert abs(drawn.mean() / drawn.max() - 0.5) < 5 * math.sqrt(1 / 12 / 400) + 0.02
+
+
+def test_a_second_photograph_is_by_the_same_camera() -> None:
+    camera = Camera((1e-6, 1e-2), 0, (1.8, 2.4), (1, 2), (1, 2), 0.5)
+    keys, clean = jax.random.split(jax.random.key(22), 60), jnp.full((32, 32, 3), 0.5)
+    again = jax.jit(jax.vmap(lambda key, own: camera.again(key, own, clean).image))
+    first, second = photographs(camera, keys, clean), again(keys, keys[::-1])
+    noise, same = (np.asarray(each, np.float64) - 0.5 for each in (first, second))
+    log = [np.log(np.square(each).mean((1, 2, 3))) for each in (noise, same, noise[::-1])]
+    # Four decades of variance, each known to 5 %; of 60 pairs a correlation varies by 1 / 8.
+    assert np.corrcoef(log[0], log[1])[0, 1] > 0.98
+    assert abs(np.corrcoef(log[0], log[2])[0, 1]) < 5 / math.sqrt(60)
+    # The noise is drawn anew; a demosaicked field of 3,072 has a tenth as many free values.
+    pairs = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(noise, same, strict=True)]
+    assert np.abs(pairs).max() < 5 / math.sqrt(307)
+
+
+def test_a_second_photograph_is_through_the_same_mosaic() -> None:
+    camera, clean = Camera(0, 0, mosaic=0.5), jax.random.uniform(jax.random.key(21), (32, 32, 3))
+    keys = jax.random.split(jax.random.key(23), 60)
+    again = jax.jit(jax.vmap(lambda key, own: camera.again(key, own, clean).image))
+    first, second = photographs(camera, keys, clean), again(keys, keys[::-1])
+    through = [np.abs(np.asarray(each - clean)).max((1, 2, 3)) > 1e-5 for each in (first, second)]
+    np.testing.assert_array_equal(*through)
+    assert 0 < through[0].sum() < 60 and not np.array_equal(first, second)
 
 
 def test_white_balance_raises_the_noise_of_red_and_blue() -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from n2n import devices, images, metrics, tasks
-from n2n.corruptions import Bernoulli, Clean, Gaussian
+from n2n.corruptions import Bernoulli, Camera, Clean, Gaussian
 from n2n.tasks import pool as pools
 from n2n.tasks import subsets
 from n2n.tasks.pictures import unit
@@ -202,6 +202,29 @@ def test_the_targets_weight_is_the_batchs() -> None:
     count = batch.weight.size
     assert abs(batch.weight.mean() - 0.75) < 5 * math.sqrt(0.25 * 0.75 / count)
     assert batch.weight.shape == (20, 32, 32, 1)
+
+
+def test_both_copies_are_by_the_same_camera() -> None:
+    def log_error(image: np.ndarray, clean: np.ndarray) -> np.ndarray:
+        return np.log(np.square(image - clean).mean((1, 2, 3)))
+
+    cameras = Camera((1e-6, 1e-2), 0.0), Camera((1e-6, 0.9e-2), 0.0)
+    clean = examples(cut(tasks.simulated(scene(), input=Clean())), 40).input
+    batch = examples(cut(tasks.simulated(scene(), input=cameras[0])), 40)
+    first, second = log_error(batch.input, clean), log_error(batch.target, clean)
+    assert np.corrcoef(first, second)[0, 1] > 0.98
+    batch = examples(cut(tasks.simulated(scene(), input=cameras[0], target=cameras[1])), 40)
+    np.testing.assert_array_equal(log_error(batch.input, clean), first)
+    other = log_error(batch.target, clean)
+    assert abs(np.corrcoef(first, other)[0, 1]) < 5 / math.sqrt(40)
+
+
+def test_the_mean_around_a_pixel() -> None:
+    values = np.random.default_rng(5).random((12, 7, 2)).astype(np.float32)
+    found = tasks._box_mean(jnp.asarray(values))
+    for y, x in ((0, 0), (5, 3), (11, 6), (2, 6)):
+        around = values[max(y - 4, 0) : y + 5, max(x - 4, 0) : x + 5]
+        np.testing.assert_allclose(found[y, x], around.mean((0, 1)), rtol=1e-5)
 
 
 def test_the_noise_map_is_given_half_the_time() -> None:

@@ -6,6 +6,7 @@ expected frame and not quite the scene.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -31,10 +32,8 @@ where red was seen; beside it 32 of red's and 31.5 of green's in 64, at two plac
 class _Shot(NamedTuple):
     """One exposure before its noise, and how it will be developed."""
 
-    noise: Array
-    """Key of the noise."""
     rest: Array
-    """Key of the development."""
+    """Key of the settings."""
     gamma: Array
     light: Array
     """H,W,C linear: what each pixel of the sensor gets, before the white balance."""
@@ -47,6 +46,9 @@ class _Shot(NamedTuple):
 @dataclass(frozen=True)
 class Camera(Corruption):
     """Photograph a display picture anew: noise of variance gain * x + read^2 in linear light x.
+
+    A range stands for many cameras and settings, one for each picture. Gain and read noise are
+    drawn by stops, uniformly in the logarithm, as ISO is stepped; from 0 on uniformly.
 
     The noise is Gaussian. Photon counts are skewed only where they are few, below about 10 in a
     pixel (x < 10 gain), and there read noise and clipping dominate; a Poisson draw costs 20 times
@@ -104,11 +106,22 @@ class Camera(Corruption):
 
         Error where a JPEG is to be made of other than 1 or 3 channels.
         """
-        shot = self._exposure(key, picture(clean))
-        exposed = shot.light + shot.sigma * normal(shot.noise, shot.light.shape)
-        image = _display(self._developed(shot, exposed), shot.gamma)
+        return self.again(key, key, clean)
+
+    def again(self, settings: Array, key: Array, clean: Array) -> Observation:
+        """Return a photograph by the camera that `self(settings, clean)` draws, for a second one.
+
+        The two share gain, read noise, display curve, balance and whether there is a mosaic. What
+        they expect of a picture is the same then, and it depends on all of these: the target of a
+        clean input must not be lifted in its shadows by the noise of another camera. Noise, phase
+        of the mosaic and JPEG are drawn anew.
+        """
+        shot = self._exposure(settings, picture(clean))
+        noise, development = jax.random.split(key, 4)[0], jax.random.fold_in(key, 4)
+        exposed = shot.light + shot.sigma * normal(noise, shot.light.shape)
+        image = _display(self._developed(shot, development, exposed), shot.gamma)
         if self.quality != 0:
-            image = JPEG(self.quality, self.chroma)(jax.random.fold_in(shot.rest, 2), image).image
+            image = JPEG(self.quality, self.chroma)(jax.random.fold_in(development, 2), image).image
         return Observation(image, known(image))
 
     def noise_map(self, key: Array, clean: Array) -> Array:
@@ -131,16 +144,14 @@ class Camera(Corruption):
     def _exposure(self, key: Array, clean: Array) -> _Shot:
         # The first keys are those of a camera without development, whose draws they keep; split
         # and fold_in give the same keys for the same numbers, so the next number follows.
-        noise, *keys = jax.random.split(key, 4)
-        gain, read, gamma = (
-            draw(each, value)
-            for each, value in zip(keys, (self.gain, self.read, self.gamma), strict=True)
-        )
+        _, *keys = jax.random.split(key, 4)
+        gain, read = _by_stops(keys[0], self.gain), _by_stops(keys[1], self.read)
+        gamma = draw(keys[2], self.gamma)
         rest = jax.random.fold_in(key, 4)
         balance = self._balance(rest, clean.shape[2])
         light = jnp.maximum(clean, 0) ** gamma / balance
         sigma = jnp.sqrt(gain * light + jnp.square(read))
-        return _Shot(noise, rest, gamma, light, sigma, balance)
+        return _Shot(rest, gamma, light, sigma, balance)
 
     def _balance(self, rest: Array, channels: int) -> Array:
         if channels != 3:
@@ -149,7 +160,7 @@ class Camera(Corruption):
         red, blue = map(draw, keys, (self.red, self.blue))
         return jnp.stack([red, jnp.float32(1), blue])
 
-    def _developed(self, shot: _Shot, exposed: Array) -> Array:
+    def _developed(self, shot: _Shot, development: Array, exposed: Array) -> Array:
         """Return linear light, H,W,C, after balance and mosaic; the display curve clips it."""
         # Balanced before it is demosaicked, as raw converters do: the filters carry the detail of
         # one colour into another, and 1.2 to 3.7 dB are lost where red has half of green's scale
@@ -158,7 +169,7 @@ class Camera(Corruption):
         balanced = exposed * shot.balance
         return self._seen(
             shot,
-            lambda: demosaicked(_phase(shot.rest), jnp.clip(balanced, 0, 1)),
+            lambda: demosaicked(_phase(development), jnp.clip(balanced, 0, 1)),
             lambda: balanced,
         )
 
@@ -208,8 +219,14 @@ def _interpolated(seen: Array) -> tuple[Array, Array, Array, Array]:
     return green, across, down, slant
 
 
-def _phase(rest: Array) -> Array:
-    return jax.random.randint(jax.random.fold_in(rest, 1), (2,), 0, 2)
+def _phase(development: Array) -> Array:
+    return jax.random.randint(jax.random.fold_in(development, 1), (2,), 0, 2)
+
+
+def _by_stops(key: Array, value: Parameter) -> Array:
+    if not isinstance(value, tuple) or value[0] == 0:
+        return draw(key, value)
+    return jnp.exp(draw(key, (math.log(value[0]), math.log(value[1]))))
 
 
 def _display(linear: Array, gamma: Array) -> Array:

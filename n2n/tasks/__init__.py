@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from n2n import losses
+from n2n.corruptions import Camera
 from n2n.tasks.pictures import (
     check_pair,
     gather,
@@ -49,7 +50,8 @@ def simulated(
     Args:
         clean: a folder, or a list of paths or of arrays H,W or H,W,C.
         input: corruption of what the network reads.
-        target: corruption of what it is compared with; None: the same law, drawn independently;
+        target: corruption of what it is compared with; None: the same law, drawn independently,
+            but by the same `corruptions.Camera`, which is drawn once for both;
             `corruptions.Clean()` for comparison with clean targets.
         noise_map: add the noise's standard deviation as a further input channel, for half of the
             examples (zeros for the rest), where the corruption knows it.
@@ -99,7 +101,11 @@ class _Simulated:
     def __call__(self, key: jax.Array, view: Mapping[str, jax.Array]) -> Batch:
         input_key, target_key, map_key = jax.random.split(key, 3)
         picture = unit(view["image"])
-        seen, wanted = self.input(input_key, picture), self.target(target_key, picture)
+        seen = self.input(input_key, picture)
+        if isinstance(self.target, Camera) and self.target == self.input:
+            wanted = self.target.again(input_key, target_key, picture)
+        else:
+            wanted = self.target(target_key, picture)
         image = seen.image
         if self.noise_map:
             known = jax.random.bernoulli(map_key)
@@ -129,12 +135,22 @@ def _noise_map(corruption: Any, key: jax.Array, seen: jax.Array) -> jax.Array:
     level = getattr(corruption, "noise_map", None)
     if level is None:
         return jnp.zeros((*seen.shape[:2], 1), seen.dtype)
-    total, count = (_box_sum(values) for values in (seen, jnp.ones_like(seen)))
-    return level(key, total / count)
+    return level(key, _box_mean(seen))
 
 
-def _box_sum(values: jax.Array, side: int = 9) -> jax.Array:
-    return jax.lax.reduce_window(values, 0.0, jax.lax.add, (side, side, 1), (1, 1, 1), "SAME")
+def _box_mean(values: jax.Array, side: int = 9) -> jax.Array:
+    """Average H,W,C over side x side pixels, fewer at the border."""
+    for axis in (0, 1):
+        window = [side if axis == each else 1 for each in range(3)]
+        total = jax.lax.reduce_window(values, 0.0, jax.lax.add, window, (1, 1, 1), "SAME")
+        length = values.shape[axis]
+        place, half = np.arange(length), side // 2
+        # In numpy: XLA would fold a window over ones for seconds.
+        count = np.minimum(place, half) + np.minimum(length - 1 - place, half) + 1
+        values = total / np.expand_dims(
+            count.astype(np.float32), [e for e in range(3) if e != axis]
+        )
+    return values
 
 
 def _simulated_floor(scenes: Sequence[Scene], target: Callable) -> float:
