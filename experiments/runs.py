@@ -87,6 +87,8 @@ class Experiment:
     """What the command line asks for in place of the recipe's."""
     until: float = float("inf")
     """`time.monotonic()` at which the slice ends."""
+    rows: tuple[str, ...] = ()
+    """What the command line asks for, of an experiment whose rows may be asked for."""
 
     @property
     def folder(self) -> Path:
@@ -239,8 +241,8 @@ class Curve:
         aside.replace(self.path)
 
 
-def start(doc: str, name: str) -> Experiment:
-    """Read the command line of an experiment."""
+def start(doc: str, name: str, *, rows: tuple[str, ...] = ()) -> Experiment:
+    """Read the command line of an experiment; with `rows` some of them may be asked for."""
     parser = argparse.ArgumentParser(
         prog=f"python -m experiments.{name}",
         description=doc,
@@ -251,10 +253,13 @@ def start(doc: str, name: str) -> Experiment:
     parser.add_argument("--minutes", type=float, help="save and end after so many")
     parser.add_argument("--seeds", type=int, nargs="+", help="in place of the preset's")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="(default: %(default)s)")
+    if rows:
+        parser.add_argument("--rows", choices=rows, nargs="+", default=rows, help="(default: all)")
     given = parser.parse_args()
     until = float("inf") if given.minutes is None else time.monotonic() + 60 * given.minutes
     seeds = tuple(given.seeds) if given.seeds else None
-    return Experiment(name, given.data, given.preset, given.runs, seeds, until)
+    asked = tuple(given.rows) if rows else ()
+    return Experiment(name, given.data, given.preset, given.runs, seeds, until, asked)
 
 
 def learn(

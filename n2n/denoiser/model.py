@@ -210,15 +210,21 @@ class Denoiser:
         """
         return fuse(functools.partial(self.predict, tile=tile, progress=progress), burst, seed)
 
-    def save(self, path: Path | str) -> None:
-        """Write network, weights, scale and card as one safetensors file, atomically."""
+    def save(self, path: Path | str, *, half: bool = False) -> None:
+        """Write network, weights, scale and card as one safetensors file, atomically.
+
+        `half` stores 16 bits for each weight; they are loaded as float32 all the same.
+        """
         meta = {
             "network": self.network.config,
             "scale": list(self.scale),
             "halo": self.network.halo,
             "card": self.card,
         }
-        checkpoints.save(path, checkpoints.flatten(jax.device_get(self.params)), meta)
+        arrays = checkpoints.flatten(jax.device_get(self.params))
+        if half:
+            arrays = {name: value.astype(np.float16) for name, value in arrays.items()}
+        checkpoints.save(path, arrays, meta)
 
 
 def load(model: Path | str) -> Denoiser:
