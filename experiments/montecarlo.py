@@ -21,6 +21,7 @@ that the training has seen. These scenes are gentle, so that 2 samples per pixel
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import sys
@@ -110,6 +111,7 @@ RECIPES = {
 FLIGHT = ("boxes", ((120, 330, -700), (430, 200, -400)), ((260, 220, 280), (300, 260, 280)))
 UPDATES = 8
 """Of the network, for each frame of the flight."""
+ONLINE_BATCH = 4
 
 
 class Camera(NamedTuple):
@@ -144,9 +146,12 @@ def main() -> None:
                 continue
             model = experiment.train(row, task(training, way, recipe.crop), recipe, seed=seed)
             figures = score(functools.partial(denoise, model.network, model.params, way), tests)
-            experiment.record(row, seed, recipe, **figures)
+            experiment.record(row, seed, recipe, data=["mc_scenes"], **figures)
     if not experiment.recorded("online"):
-        experiment.record("online", 0, None, **fly(studio, recipe))
+        flown = fly(studio, recipe)
+        steps = dataclasses.replace(recipe, steps=UPDATES * pictures.frames, batch=ONLINE_BATCH)
+        experiment.record("online", 0, steps, data=["mc_scenes"], last=flown["psnr"][-1],
+                          **flown)  # fmt: skip
 
 
 # Light -------------------------------------------------------------------------------------------
@@ -283,7 +288,7 @@ def fly(studio: Studio, recipe: runs.Recipe) -> dict[str, Any]:
     # One step, for a network as the trainer builds it; its weights are not used.
     network = n2n.fit(first, network=recipe.network, steps=1, crop=recipe.crop).network
     optimizer = optax.adam(recipe.learning_rate, 0.9, 0.99)
-    update = online_update(network, first, optimizer, batch=4)
+    update = online_update(network, first, optimizer, batch=ONLINE_BATCH)
     params = network.init(jax.random.key(0))
     moments, references = optimizer.init(params), studio.references()
     figures: dict[str, Any] = {"frame": [], "input": [], "psnr": []}

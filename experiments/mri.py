@@ -57,6 +57,7 @@ def main() -> None:
     recipe = RECIPES[experiment.preset]
     training, tests = (_volumes if experiment.preset == "paper" else _heads)(experiment)
     repeat = 1 if experiment.preset == "paper" else DRAWS
+    data = ["IXI-T1" if experiment.preset == "paper" else "mri"]
     for row, method in (("input", weighted), ("unweighted", unweighted)):
         if not experiment.recorded(row):
             experiment.record(row, 0, None, **score(method, tests, repeat))
@@ -66,7 +67,7 @@ def main() -> None:
                 continue
             model = experiment.train(row, task(training, row), recipe, seed=seed)
             scores = score(functools.partial(reconstruct, model), tests, repeat)
-            experiment.record(row, seed, recipe, **scores)
+            experiment.record(row, seed, recipe, data=data, **scores)
 
 
 # The scanner -------------------------------------------------------------------------------------

@@ -19,8 +19,8 @@ from typing import Any
 from experiments import benchmark, runs
 
 Line = dict[str, Any]
-HEADS = ("task", "paper", "original code", "noisy", "clean", "gap", "BM3D", "trained on", "steps",
-         "minutes", "device")  # fmt: skip
+HEADS = ("task", "paper", "original code", "noisy", "clean", "gap", "without learning",
+         "trained on", "steps", "minutes", "device")  # fmt: skip
 NONE = ""
 
 
@@ -38,8 +38,11 @@ class Row:
     noisy: str = "noisy"
     clean: str = "clean"
     """Which rows of the experiment stand for noisy and for clean targets."""
+    floor: tuple[str, str] = ("bm3d", "BM3D")
+    """Which row needs no training, and its name."""
 
 
+ZERO_FILLED, INPUT = ("unweighted", "zero-filled"), ("input", "input")
 ROWS = (
     Row("Gaussian 25, Kodak", "gaussian", "kodak24", "32.48 / 32.50", "32.39 / 32.38"),
     Row("Gaussian 25, BSD300", "gaussian", "bsd300_test", "31.06 / 31.07", "31.02 / 31.01"),
@@ -67,6 +70,29 @@ ROWS = (
     Row("impulse 0.7, L0 (Fig. 4: one picture)", "impulse", "kodak24", "28.43 / 28.86", noisy="l0"),
     Row("impulse 0.7, L1", "impulse", "kodak24", "16.36 / 28.86", noisy="l1"),
     Row("impulse 0.7, L2", "impulse", "kodak24", "13.02 / 28.86", noisy="l2"),
+    *(
+        Row(
+            f"renders, {name} (one picture)",
+            "montecarlo",
+            "psnr",
+            paper,
+            noisy=row,
+            clean="hdr-Tx-y-clean",
+            floor=INPUT,
+        )  # fmt: skip
+        for name, row, paper in (
+            ("L2(x, y)", "l2-x-y", "25.46"),
+            ("L2(T(x), y)", "l2-Tx-y", "25.39"),
+            ("L2(T(x), T(y))", "l2-Tx-Ty", "15.50"),
+            ("L_HDR(x, y)", "hdr-x-y", "29.05"),
+            ("L_HDR(T(x), y)", "hdr-Tx-y", "30.09"),
+        )
+    ),
+    Row(
+        "renders, learnt in flight (Fig. 8)", "montecarlo", "last", NONE, noisy="online", clean=NONE
+    ),  # fmt: skip
+    Row("MRI, T1", "mri", "t1", "31.74 / 31.77", floor=ZERO_FILLED),
+    Row("MRI, T2, never trained on", "mri", "t2", NONE, floor=ZERO_FILLED),
 )
 
 
@@ -78,17 +104,18 @@ def cells(row: Row, lines: Sequence[Line]) -> list[str]:
         return [*known, "not run", *[NONE] * (len(HEADS) - 4)]
     noisy, clean = (chosen(lines, preset, name) for name in (row.noisy, row.clean))
     both = [noisy[seed][row.figure] - clean[seed][row.figure] for seed in noisy if seed in clean]
-    classical = next((line[row.figure] for line in lines if line["row"] == "bm3d"), None)
+    floors = [line for line in lines if line["row"] == row.floor[0]]
+    floor = max(floors, key=lambda line: line["preset"] == preset, default=None)
     last = list(noisy.values())[-1]
     return [
         *known,
         mean([line[row.figure] for line in noisy.values()]),
         mean([line[row.figure] for line in clean.values()]),
         mean(both, "+.2f"),
-        mean([] if classical is None else [classical]),
-        ", ".join(last["data"]),
+        NONE if floor is None else f"{row.floor[1]} {floor[row.figure]:.2f}",
+        ", ".join(last.get("data", ())),
         length(last, len(noisy)),
-        mean([line["seconds"] / 60 for line in noisy.values()], ".0f"),
+        mean([line["seconds"] / 60 for line in noisy.values() if line["seconds"]], ".0f"),
         last["device"],
     ]
 
@@ -101,7 +128,7 @@ def chosen(lines: Sequence[Line], preset: str, row: str) -> dict[int, Line]:
 
 def length(line: Line, seeds: int) -> str:
     """Say how long a line was trained, and whether that is the full length."""
-    crops = f"{line['steps']:,} of {line['batch']} x {line['crop']} px"
+    crops = f"{line['steps']:,} of {line['batch']} x {line['crop']} px" if "steps" in line else ""
     many = f", {seeds} seeds" if seeds > 1 else ""
     return crops + many + (", shortened" if line["preset"] == "cpu" else "")
 
