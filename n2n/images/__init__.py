@@ -2,12 +2,14 @@
 
 `reading` opens files, `writing` makes them, `values` maps numbers to display units (1.0 is white),
 `rows` reads and writes TIFFs larger than the memory, `frames` chooses files and names outputs,
-`metadata` carries EXIF and ICC, `quiet` keeps decoders off the screen. Arrays are H,W or H,W,C,
+`metadata` carries EXIF and ICC, `raw` develops RAW to linear light, `colour` says which light that
+is, `quiet` keeps decoders off the screen. Arrays are H,W or H,W,C,
 upright; alpha travels in `Picture.meta`.
 """
 
 from __future__ import annotations
 
+from n2n.images.colour import developed as developed
 from n2n.images.frames import frames_in as frames_in
 from n2n.images.frames import is_picture as is_picture
 from n2n.images.frames import output_path as output_path
