@@ -75,8 +75,9 @@ def test_raw_is_linear_and_balanced(tmp_path, rawpy):
     picture = images.read(dng(tmp_path / "a.dng", ramp()))
     assert picture.array.dtype == np.uint16 and picture.array.shape == (HEIGHT, WIDTH, 3)
     expected = np.minimum(65535 * ramp(), 65535)
-    # Half a level of 12 bits, twice that in the channel amplified twofold, and rounding.
-    inner = np.s_[4:-4, 4:-4]
+    # Half a level of 12 bits, twice that in the channel amplified twofold, and rounding; where a
+    # neighbour is clipped, interpolation is not exact.
+    inner = np.s_[4:-4, np.flatnonzero(np.abs(ramp()[0, :, 0] - 1) > 0.04)[4:-4]]
     assert np.abs(picture.array[inner] - expected[inner]).max() < 1.2 * 65535 / (WHITE - BLACK)
 
 
@@ -111,17 +112,18 @@ def test_profile_and_development_agree_with_libraws_srgb(tmp_path, rawpy, model)
     """The matrix of the file, or of libraw's own table; three ways to the same colours."""
     path = dng(tmp_path / "a.dng", 0.2 + 0.5 * colours(), **model)
     with rawpy.imread(str(path)) as file:
+        saturation = raw._saturation(file)
         linear = file.postprocess(
             use_camera_wb=True, no_auto_bright=True, adjust_maximum_thr=0, gamma=(1, 1),
-            output_bps=16, output_color=rawpy.ColorSpace.sRGB,
+            user_sat=saturation, output_bps=16, output_color=rawpy.ColorSpace.sRGB,
         )  # fmt: skip
     picture = images.read(path)
     matrix = np.array(picture.meta["linear"])
     assert not np.allclose(matrix, np.eye(3), atol=0.1)
     inner = np.s_[4:-4, 4:-4]
     mine = np.clip(picture.array @ matrix.T, 0, 65535)
-    # libraw interpolates with the matrix at hand, so its choices differ here and there.
-    assert np.median(np.abs(mine - linear)[inner]) < 40
+    # libraw interpolates with the matrix at hand, so its choices may differ here and there.
+    assert np.median(np.abs(mine - linear)[inner]) < 2
 
     shown = images.developed(picture)
     assert shown.array.dtype == np.uint16 and "linear" not in shown.meta
@@ -132,8 +134,8 @@ def test_profile_and_development_agree_with_libraws_srgb(tmp_path, rawpy, model)
     profile = ImageCms.ImageCmsProfile(io.BytesIO(picture.meta["icc"]))
     source = Image.fromarray((picture.array >> 8).astype(np.uint8))
     managed = ImageCms.profileToProfile(source, profile, ImageCms.createProfile("sRGB"))
-    # Eight linear bits: half a level is 1.5 levels of display at the darkest value here.
-    assert np.abs(np.asarray(managed) - shown.array / 257.0)[inner].max() < 3
+    # Eight linear bits: half a level is several of display where red is nearly 0.
+    assert np.percentile(np.abs(np.asarray(managed) - shown.array / 257.0)[inner], 95) < 2
 
 
 def test_white_stays_white_in_the_profile():
@@ -197,17 +199,20 @@ def test_a_damaged_raw_is_one_line(tmp_path, rawpy):
 def test_the_clipping_of_a_camera_is_its_least_saturated_channel():
     class File:
         white_level = 16383
+        black_level_per_channel = [2048, 2048, 2048, 2050]
         camera_white_level_per_channel = None
 
     assert raw._saturation(File()) is None
     File.camera_white_level_per_channel = [15000, 15200, 0, 15100]
-    assert raw._saturation(File()) == 15000
+    assert raw._saturation(File()) == 15000 - 2048
     File.camera_white_level_per_channel = [16383] * 4
+    assert raw._saturation(File()) is None
+    File.camera_white_level_per_channel = [3000] * 4  # another unit than the samples'
     assert raw._saturation(File()) is None
 
 
-def test_saturation_is_counted_with_the_black_level(tmp_path, rawpy, monkeypatch):
-    monkeypatch.setattr(raw, "_saturation", lambda _: (WHITE + BLACK) // 2)
+def test_saturation_is_counted_above_black(tmp_path, rawpy, monkeypatch):
+    monkeypatch.setattr(raw, "_saturation", lambda _: (WHITE - BLACK) // 2)
     array = images.read(dng(tmp_path / "a.dng", ramp(0.45))).array
     assert array[20, -6, 1] == pytest.approx(2 * 65535 * ramp(0.45)[20, -6, 1], rel=0.003)
 

@@ -87,13 +87,19 @@ def _developed(path: Path, raw: Any) -> np.ndarray:
 
 
 def _saturation(raw: Any) -> int | None:
-    """Return the value at which all channels are surely clipped, None where it is the white level.
+    """Return where, above black, a channel first clips; None where it is at the white level.
 
     Cameras whose file names it per channel clip below the range of their converter, some channels
-    before others; left at the range's end, such highlights turn pink.
+    before others; left at the range's end, such highlights turn pink. libraw counts these levels
+    with black and `user_sat` without.
     """
-    named = [int(level) for level in raw.camera_white_level_per_channel or () if level > 0]
-    return min(named) if named and min(named) < raw.white_level else None
+    levels = raw.camera_white_level_per_channel or ()
+    named = [
+        int(level) - int(black)
+        for level, black in zip(levels, raw.black_level_per_channel, strict=False)
+        if raw.white_level / 2 < level < raw.white_level
+    ]
+    return min(named) if named else None
 
 
 def _matrix(raw: Any) -> np.ndarray:
