@@ -217,6 +217,13 @@ def test_saturation_is_counted_above_black(tmp_path, rawpy, monkeypatch):
     assert array[20, -6, 1] == pytest.approx(2 * 65535 * ramp(0.45)[20, -6, 1], rel=0.003)
 
 
+@pytest.mark.parametrize("orientation, size", [(1, (WIDTH, HEIGHT)), (6, (HEIGHT, WIDTH))])
+def test_a_raw_shot_is_read_from_the_header(tmp_path, rawpy, monkeypatch, orientation, size):
+    monkeypatch.setattr(raw, "_developed", lambda *_: pytest.fail("decoded"))
+    shot = images.shot(dng(tmp_path / "a.dng", colours(), orientation))
+    assert shot.size == size and shot.camera == "Test Camera" and shot.pages == 1
+
+
 # EXIF ---------------------------------------------------------------------------------------------
 
 
@@ -304,7 +311,9 @@ def test_heic_is_turned_once_and_keeps_exif(tmp_path, heif):
     assert read.array[5, 35].min() > 180 and read.array[5, 5].max() < 20
     kept = metadata.loads(read.meta["exif"])
     assert kept[274] == 1 and kept[271] == "Maker" and kept.get_ifd(34665)[34855] == 800
-    assert images.declared_size(tmp_path / "a.heic")[2] == 3
+    shot = images.shot(tmp_path / "a.heic")
+    assert shot.size == (40, 60) and shot.camera == "Maker Model" and shot.time
+    assert shot.seconds == pytest.approx(0.008)
 
 
 def test_ten_bits_of_a_heic_are_kept(tmp_path, heif):

@@ -58,6 +58,12 @@ def declared_size(path: Path) -> tuple[int, int, int]:
         return raw.sizes.iwidth, raw.sizes.iheight, 1 if raw.num_colors == 1 else 3
 
 
+def is_turned(path: Path) -> bool:
+    """Say whether a RAW file's width and height change places when it is developed."""
+    with _opened(path) as raw:
+        return raw.sizes.flip in (5, 6)
+
+
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """Open by libraw, which unpacks only when asked to; the declared size is checked first."""

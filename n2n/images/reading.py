@@ -58,7 +58,7 @@ def declared_size(path: Any) -> tuple[int, int, int]:
             return raw.declared_size(path)
         if kind == "tiff":
             return tiff.declared_size(path)
-        with _opened(path) as image:
+        with opened(path) as image:
             return *image.size, len(_mode(path, image))
 
 
@@ -74,17 +74,26 @@ def software(path: Any) -> str:
             if kind == "tiff":
                 with path.open("rb") as file:
                     return metadata.software_of(metadata.tiff_exif(file))
-            with _opened(path) as image:
+            with opened(path) as image:
                 return _software_early(image)
     except Error:
         return ""
 
 
-def _software_early(image: Any) -> str:
+def early_exif(image: Any) -> Any:
+    """Return the EXIF of an open picture as far as its header tells; nothing is decoded."""
     # Pillow decodes a whole PNG to look for EXIF behind the pixels; n2n writes it before them.
     if image.format == "PNG" and "exif" not in image.info:
+        from PIL import Image
+
+        return Image.Exif()
+    return image.getexif()
+
+
+def _software_early(image: Any) -> str:
+    if image.format == "PNG" and "exif" not in image.info:
         return str(image.info.get("Software", ""))
-    return metadata.software_of(image.getexif())
+    return metadata.software_of(early_exif(image))
 
 
 def _read(path: Any, several: bool) -> list[Picture]:
@@ -95,7 +104,7 @@ def _read(path: Any, several: bool) -> list[Picture]:
             return [raw.read(path)]
         if kind == "tiff":
             return tiff.read(path, several)
-        with _opened(path) as image:
+        with opened(path) as image:
             return list(_pillow(path, image, several))
 
 
@@ -121,7 +130,7 @@ def kind_of(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def opened(path: Path) -> Iterator[Any]:
     """Open by Pillow, header only; the declared size is checked before anything is decoded."""
     from PIL import Image
 
@@ -158,14 +167,19 @@ def _mode(path: Path, image: Any) -> str:
     return _WITH_ALPHA.get(mode, mode) if transparent else mode
 
 
-def _pages(path: Path, image: Any, several: bool) -> int:
+def count(image: Any) -> int:
+    """Return how many pictures an open file holds."""
     # A phone's JPEG may carry previews and gain maps as further pictures (MPO).
-    count = 1 if image.format in ("MPO", "HEIF", "AVIF") else getattr(image, "n_frames", 1)
-    if count > 1 and not several:
-        raise tiff.burst_error(path, count)
+    return 1 if image.format in ("MPO", "HEIF", "AVIF") else getattr(image, "n_frames", 1)
+
+
+def _pages(path: Path, image: Any, several: bool) -> int:
+    pages = count(image)
+    if pages > 1 and not several:
+        raise tiff.burst_error(path, pages)
     width, height = image.size
-    check_size(path, width, height, len(_mode(path, image)), 2 if _deep(path, image) else 1, count)
-    return count
+    check_size(path, width, height, len(_mode(path, image)), 2 if _deep(path, image) else 1, pages)
+    return pages
 
 
 def _pillow(path: Path, image: Any, several: bool) -> Iterator[Picture]:
