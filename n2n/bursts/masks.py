@@ -151,12 +151,17 @@ def clipping(stack: np.ndarray, weights: np.ndarray, first: int, limit: float | 
     return (highest <= limit - sigma)[..., None].astype(np.float32)
 
 
-def highlight_noise(frame: np.ndarray, reference: np.ndarray, weight: np.ndarray) -> float:
-    """Return the standard deviation of a frame's noise in the brighter half of a picture H,W,C."""
-    bright = cv2.blur(grey(frame) + grey(reference), (5, 5))
-    known = weight[..., 0] > 0
+def highlight_noise(
+    frame: np.ndarray, reference: np.ndarray, weight: np.ndarray, limit: float
+) -> float:
+    """Return the standard deviation of a frame's noise in the brighter half of what is unclipped.
+
+    Frame and reference H,W,C, weight H,W,1.
+    """
+    known = (weight[..., 0] > 0) & (np.maximum(frame, reference).max(-1) < limit)
     if not known.any():
         return 0.0
+    bright = cv2.blur(grey(frame) + grey(reference), (5, 5))
     rest = (frame - reference)[known & (bright >= np.median(bright[known]))]
     return 1.4826 * float(np.median(np.abs(rest - np.median(rest, axis=0)))) / 2**0.5
 
@@ -170,7 +175,7 @@ def unsaturated(
     """
     if limit is None:
         return weight
-    end = limit - 2 * highlight_noise(frame, reference, weight)
+    end = limit - 2 * highlight_noise(frame, reference, weight, limit)
     tops = [cv2.blur(one, (5, 5)).reshape(one.shape).max(-1) for one in (frame, reference)]
     return weight * (np.maximum(*tops) <= end)[..., None].astype(np.float32)
 
@@ -190,7 +195,7 @@ def settled(
     lies beyond `limit` the reference's camera would have clipped. Decided once per place, by the
     mean of both pictures over 5x5 pixels. Returns `alike` and `weight` H,W,1.
     """
-    sigma = highlight_noise(alike, reference, weight)
+    sigma = highlight_noise(alike, reference, weight, limit)
     alike, lost = np.minimum(alike, np.float32(limit)), np.zeros(frame.shape[:2], bool)
     for channel in np.flatnonzero(ends < limit - sigma / 4):
         ours, clipped, theirs = (one[..., channel] for one in (alike, frame, reference))
