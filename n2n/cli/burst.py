@@ -23,8 +23,20 @@ class _Job(NamedTuple):
 
 
 def run(options: Any) -> int:
-    """Make the picture; return the status."""
+    """Make the picture, or with `--group` one of each burst; return the status."""
+    if options.group:
+        from n2n.cli import group
+
+        return group.run(options)
+    if options.gap is not None:
+        raise Error("--gap: parts the bursts of a folder; say --group, too")
     screen = Screen(options.quiet, machine=options.json == "-")
+    outputs.write_json(options.json, make(screen, options))
+    return 0
+
+
+def make(screen: Screen, options: Any) -> dict[str, Any]:
+    """Make the picture of one burst; return what `--json` tells of it."""
     job = plan(options)
     device, began = jobs.start(), time.monotonic()
     burst = registered(screen, job.paths, job.reference, options)
@@ -45,8 +57,7 @@ def run(options: Any) -> int:
     screen.result(f"written: {shown(job.out)} ({outputs.bits(job.dtype)} bits)")
     facts = _facts(job, burst, fused, options)
     facts |= {"steps": model.card["steps"], "seconds": round(seconds, 1), "device": device}
-    outputs.write_json(options.json, facts)
-    return 0
+    return facts
 
 
 def plan(options: Any) -> _Job:
@@ -177,7 +188,11 @@ def _write(job: _Job, fused: Fused, picture: Picture, options: Any) -> None:
     # In the frames' own depth their own units are kept; another depth has its own white.
     given = picture.array.dtype
     own = given == job.dtype or (given.kind == "f" and job.dtype == "float32")
-    array = images.from_float(fused.image, job.dtype, options.data_range if own else None)
+    image = fused.image
+    if options.raw == "srgb" or job.dtype == "uint8":  # 8 linear bits would show as bands
+        image, meta = images.developed(Picture(image, picture.meta))
+        picture = Picture(picture.array, meta)
+    array = images.from_float(image, job.dtype, options.data_range if own else None)
     images.write(job.out, array, like=picture, overwrite=options.overwrite or options.resume)
 
 

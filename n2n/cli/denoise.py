@@ -7,10 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-import n2n.cli
 from n2n.cli import jobs, outputs
 from n2n.cli.screen import Screen, shown
-from n2n.types import Error, Failure
+from n2n.types import Error
 
 
 def run(options: Any) -> int:
@@ -24,7 +23,7 @@ def run(options: Any) -> int:
     devices.enable_cache()
     model = load_model(options.model) if sources else None
     for source, target in zip(sources, targets, strict=True):
-        statuses.append(_guarded(screen, _one, screen, model, source, target, sources, options))
+        statuses.append(jobs.guarded(screen, _one, screen, model, source, target, sources, options))
     # What failed at work outweighs what was refused.
     return min(filter(None, statuses), default=0)
 
@@ -35,7 +34,7 @@ def _sources(screen: Screen, given: list[str]) -> tuple[list[Path], list[int]]:
 
     found: dict[Path, None] = {}
     statuses = [
-        _guarded(screen, lambda path=path: found.update(dict.fromkeys(images.frames_in(path))))
+        jobs.guarded(screen, lambda path=path: found.update(dict.fromkeys(images.frames_in(path))))
         for path in given
     ]
     return list(found), statuses
@@ -60,19 +59,6 @@ def _targets(sources: list[Path], options: Any) -> list[Path]:
                 f"{outputs.quoted(target)}; denoise them one by one, with -o"
             )
     return targets
-
-
-def _guarded(screen: Screen, work: Any, *arguments: Any) -> int:
-    """Do work on one picture; what goes wrong becomes one line and a status."""
-    try:
-        work(*arguments)
-    except Error as error:
-        screen.problem(f"n2n: {error}")
-        return n2n.cli.REFUSED
-    except (Failure, MemoryError, OSError) as error:
-        screen.problem(f"n2n: {n2n.cli.failure(error)}")
-        return n2n.cli.FAILED
-    return n2n.cli.DONE
 
 
 def _one(
@@ -137,6 +123,8 @@ def _in_memory(model: Any, source: Path, target: Path, options: Any, progress: A
     from n2n import images
 
     picture = images.read(source)
+    if options.raw == "srgb":
+        picture = images.developed(picture)
     array = model.denoise(
         picture.array,
         strength=options.strength,

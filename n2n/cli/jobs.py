@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import n2n.cli
 from n2n.cli import outputs
-from n2n.cli.screen import duration
-from n2n.types import Error, Interrupted
+from n2n.cli.screen import Screen, duration
+from n2n.types import Error, Failure, Interrupted
 
 _STEP_SECONDS = {"default": 0.1, "unet": 0.33, "red30": 6.0}
 """Measured on two cores for 8 crops of 64 px; the bar corrects it as soon as it runs."""
@@ -108,3 +109,16 @@ def versions() -> dict[str, str]:
     from n2n import __version__, devices
 
     return {"n2n": __version__, "python": platform.python_version(), **devices.versions()}
+
+
+def guarded(screen: Screen, work: Any, *arguments: Any) -> int:
+    """Do work on one of several pictures or bursts; what goes wrong becomes a line and a status."""
+    try:
+        work(*arguments)
+    except Error as error:
+        screen.problem(f"n2n: {error}")
+        return n2n.cli.REFUSED
+    except (Failure, MemoryError, OSError) as error:
+        screen.problem(f"n2n: {n2n.cli.failure(error)}")
+        return n2n.cli.FAILED
+    return n2n.cli.DONE

@@ -111,7 +111,20 @@ def _burst(commands: Any) -> None:
         help="the frame whose framing and exposure the picture gets: its file name, or its number "
         "from 1 (default: the first)",
     )
+    command.add_argument(
+        "--group",
+        action="store_true",
+        help="the frames are many bursts: tell them apart by EXIF time, camera, size and exposure, "
+        "and make a picture of each; -o is a folder then, and --minutes those of each burst",
+    )
+    command.add_argument(
+        "--gap",
+        type=_positive,
+        metavar="SECONDS",
+        help="the pause that ends a burst, with --group (default: 3)",
+    )
     _length(command, "2500")
+    _raw(command, "linear", "always with 8 bits")
     command.add_argument(
         "--bits",
         type=int,
@@ -142,6 +155,7 @@ def _denoise(commands: Any) -> None:
         metavar="N",
         help="side in pixels of the pieces worked on; smaller takes less memory (default: chosen)",
     )
+    _raw(command, "srgb", "which n2n's own weights know")
     command.add_argument(
         "--stream",
         action="store_true",
@@ -293,6 +307,16 @@ def _model(command: Any) -> None:
         "--model",
         metavar="M",
         help="a .safetensors file, or a name of n2n's own weights (default: those in the package)",
+    )
+
+
+def _raw(command: argparse.ArgumentParser, default: str, why: str) -> None:
+    command.add_argument(
+        "--raw",
+        choices=("linear", "srgb"),
+        default=default,
+        help=f"what RAW files become: linear camera RGB with its ICC profile, or sRGB ({why}; "
+        "default: %(default)s)",
     )
 
 

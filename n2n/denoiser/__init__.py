@@ -41,7 +41,8 @@ def denoise(
     """Denoise a picture with trained weights.
 
     Args:
-        image: path, array H,W or H,W,C (up to 4 channels last), or a list of these.
+        image: path, array H,W or H,W,C (up to 4 channels last), or a list of these. A RAW file is
+            developed to sRGB, which the weights in the package know.
         model: None for the weights in the package, a name, a path, or a `Denoiser`.
         strength: share of what the network removes that is really removed, 0 to 1.
         data_range: (low, high) or high of float pictures beyond [-1, 2].
@@ -195,8 +196,8 @@ def denoise_burst(
     Raises:
         Error: see `align` and `fit`.
     """
-    arrays, names = gather(frames)
-    burst = _burst(arrays, names, reference, data_range, align)
+    arrays, names, exposed = gather(frames)
+    burst = _burst(arrays, names, exposed, reference, data_range, align)
     model = fit(burst, init=init, steps=steps, minutes=minutes, seed=seed, progress=progress)
     image = model.predict(burst.mean())
     return image[..., 0] if arrays[0].ndim == 2 else image
@@ -205,12 +206,15 @@ def denoise_burst(
 def _burst(
     arrays: list[np.ndarray],
     names: tuple[str, ...],
+    exposed: bool,
     reference: int | None,
     data_range: Any,
     register: bool,
 ) -> Burst:
     pictures = [_float(*frame, data_range) for frame in zip(arrays, names, strict=True)]
-    return bursts.align(pictures, reference=reference, register=register, names=names)
+    return bursts.align(
+        pictures, reference=reference, register=register, names=names, exposed=exposed
+    )
 
 
 def _float(array: np.ndarray, name: str, data_range: Any) -> np.ndarray:

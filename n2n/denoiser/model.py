@@ -179,7 +179,9 @@ class Denoiser:
             return [again(each, tile=tile, progress=progress) for each in image]
         if not 0 <= strength <= 1:
             raise Error(f"strength is {strength!r}; it must lie between 0 and 1")
-        array = images.read(image).array if isinstance(image, (str, Path)) else np.asarray(image)
+        if isinstance(image, (str, Path)):
+            image = images.developed(images.read(image)).array
+        array = np.asarray(image)
         pixels = _channels_last(array, channel_axis)
         result = np.empty(pixels.shape, array.dtype)
         for y, rows in self.bands(
