@@ -51,7 +51,7 @@ def simulated(
         clean: a folder, or a list of paths or of arrays H,W or H,W,C.
         input: corruption of what the network reads.
         target: corruption of what it is compared with; None: the same law, drawn independently,
-            but by the same `corruptions.Camera`, which is drawn once for both;
+            but for a `corruptions.Camera`, of which only the noise is (`Camera.again`);
             `corruptions.Clean()` for comparison with clean targets.
         noise_map: add the noise's standard deviation as a further input channel, for half of the
             examples (zeros for the rest), where the corruption knows it.
