@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from skimage import data
 
-from n2n.bursts import align
+from n2n.bursts import align, checks
 from n2n.bursts.checks import placed
 from n2n.bursts.masks import clipping, hard_limit, motion
 from n2n.registration import Transform
@@ -289,8 +289,8 @@ def test_worst_fault_comes_first():
     frames = noisy(scene(), 4)
     frames[1] *= 1.1
     frames[3] = noisy(scene("coffee")[:200, :300], 1, seed=9)[0]
-    checks = align(frames).checks
-    assert len(checks) == 2 and "does not show" in checks[0] and "brighter" in checks[1]
+    found = align(frames).checks
+    assert len(found) == 2 and "does not show" in found[0] and "brighter" in found[1]
 
 
 @pytest.mark.parametrize("reference", [3, -4])
@@ -400,11 +400,26 @@ def test_a_blurred_frame_is_left_out(sigma):
     assert "frame 4 shows" in burst.checks[0] and "it is left out" in burst.checks[0]
 
 
-def test_a_sharper_frame_is_recommended_as_the_reference():
+def test_the_sharpest_frame_is_the_reference():
     truth = scene("astronaut")[100:356, 100:356]
     first = noisy(blurred(truth, 1.5), 1, 5, seed=1)[0]
-    burst = align([first, *noisy(truth, 3, 5)])
-    assert len(burst.frames) == 4 and "frame 1 is less sharp than frame" in burst.checks[0]
+    frames = [first, *noisy(truth, 3, 5)]
+    burst = align(frames)
+    assert burst.reference > 0 and burst.names[burst.reference] in burst.checks[-1]
+    assert "more fine detail than frame 1: it is the reference" in burst.checks[-1]
+    named = align(frames, reference=0)
+    assert len(named.frames) == 4 and "take it for a sharper picture" in named.checks[0]
+    assert named.names[named.reference] == "frame 1"
+
+
+@pytest.mark.parametrize("sigma, changes", [(0.5, True), (0.35, False)])
+def test_the_first_frame_is_the_reference_unless_another_has_5_percent_more(sigma, changes):
+    truth = scene("astronaut")[60:380, 60:380]
+    dull = blurred(truth, sigma)
+    sharp, soft = (checks._band(one, *checks.DETAIL) for one in (truth, dull))
+    assert (np.vdot(sharp, sharp) / np.vdot(soft, sharp) > 1.05) == changes
+    frames = [noisy(0.9 * dull, 1, 3, seed=1)[0], *noisy(truth, 4, 3)]
+    assert (align(frames).reference > 0) == changes
 
 
 def test_half_of_the_frames_stay_however_blurred():

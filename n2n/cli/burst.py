@@ -33,7 +33,7 @@ def run(options: Any) -> int:
     show_frames(screen, burst)
     with jobs.unfinished(job.out):
         model, fused = _work(screen, burst, job, options)
-        picture = _picture(job)
+        picture = _picture(job, burst)
         _write(job, fused, picture, options)
     if not options.keep:
         from n2n import checkpoints
@@ -161,14 +161,16 @@ def _work(screen: Screen, burst: Burst, job: _Job, options: Any) -> tuple[Any, F
         return model, model.fuse(burst, seed=options.seed, progress=progress)
 
 
-def _picture(job: _Job) -> Picture:
+def _picture(job: _Job, burst: Burst) -> Picture:
     """Read the reference once more, for its EXIF, profile and alpha."""
     from n2n import images
 
-    index = job.reference or 0
-    if len(job.paths) == 1:
-        return images.read_pages(job.paths[0])[index]
-    return images.read_pages(job.paths[index])[0]
+    name = burst.names[burst.reference]
+    path = next(path for path in job.paths if name == path.name or name.startswith(f"{path.name} "))
+    if job.reference is not None and len(job.paths) > 1:
+        path = job.paths[job.reference]  # names may be alike in two folders
+    pages = images.read_pages(path)
+    return pages[0 if name == path.name else int(name.rpartition(" ")[2]) - 1]
 
 
 def _write(job: _Job, fused: Fused, picture: Picture, options: Any) -> None:
