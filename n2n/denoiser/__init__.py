@@ -133,7 +133,10 @@ def fit(
     ours = overwrite or (resume and out is not None and checkpoints.unfinished(out))
     if out is not None and Path(out).exists() and not ours:
         raise Error(f"out {str(out)!r} exists; choose another name or say overwrite")
+    burst = task if isinstance(task, Burst) else None
     task = _task(task, seed)
+    if burst is not None and _blind(network):
+        task = tasks.bursts([burst], seed=seed, noise_map=False)
     if loss is not None:
         task = _with_loss(task, losses.named(loss) if isinstance(loss, str) else loss)
     default = BURST_STEPS if task.name.startswith("burst") else STEPS
@@ -198,7 +201,7 @@ def denoise_burst(
     arrays, names = gather(frames)
     burst = _burst(arrays, names, reference, data_range, align)
     model = fit(burst, init=init, steps=steps, minutes=minutes, seed=seed, progress=progress)
-    image = model.predict(burst.mean())
+    image = model.predict(burst.mean(), noise_map=tasks.noise_map(burst))
     return image[..., 0] if arrays[0].ndim == 2 else image
 
 
@@ -243,12 +246,24 @@ def _with_loss(task: Task, loss: Callable) -> Task:
 def _network(network: Any, init: Denoiser | None, task: Task) -> Network:
     if isinstance(network, Network):
         return network
-    if network is None and init is not None:
-        return init.network
     inputs, outputs = training.channels(task)
+    if network is None and init is not None:
+        known, given = networks.known(init.network.config), init.network.channels
+        # A task that knows its noise: the weights start without a use for it.
+        if known and given == (outputs, outputs) and inputs == outputs + 1:
+            return networks.build(init.network.config | {"inputs": inputs})
+        return init.network
     if network is None or isinstance(network, str):
         network = networks.named(network or "default", inputs, outputs)
     return networks.build(network)
+
+
+def _blind(network: Any) -> bool:
+    """Say whether a network, given as it is, has no input for a noise map."""
+    if network is None or isinstance(network, str):
+        return False
+    inputs, outputs = networks.build(network).channels
+    return inputs == outputs
 
 
 def _adopted(network: Network, init: Denoiser) -> PyTree:

@@ -1,6 +1,7 @@
 """A burst and a denoiser make one picture, with its clean-free quality.
 
-`run` maps a picture H,W,C float32 in display units to the denoised one.
+`run` maps a picture H,W,C float32 in display units, and its noise map H,W,1 or None, to the
+denoised one.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from n2n import metrics
+from n2n import metrics, tasks
 from n2n.types import Burst, Fused, Score
 
 
 def fuse(run: Callable, burst: Burst, seed: int) -> Fused:
     """Apply `run` to the mean of all frames, and score it on the held-out places of `seed`."""
-    image = run(burst.mean())
+    image = run(burst.mean(), tasks.noise_map(burst))
     before, after, gain = _scores(run, burst, seed)
     equivalent = math.nan if gain is None else len(burst.frames) * 10 ** (gain.db / 10)
     return Fused(image, after, before, gain, equivalent, _table(burst))
@@ -59,12 +60,14 @@ def _product_mses(
     rest = dataclasses.replace(burst, frames=burst.frames[others], weights=burst.weights[others])
     mean = rest.mean()
     x, y = burst.frames[first], burst.frames[first + 1]
-    return metrics.paired_mse(run(mean), mean, x, y, mask=mask)
+    return metrics.paired_mse(run(mean, tasks.noise_map(rest)), mean, x, y, mask=mask)
 
 
 def _pair_scores(run: Callable, burst: Burst, mask: np.ndarray) -> tuple[Score, Score, Score]:
     a, b = burst.frames
-    fa, fb = run(a), run(b)
+    single = [dataclasses.replace(burst, frames=burst.frames[i : i + 1],
+                                  weights=burst.weights[i : i + 1]) for i in range(2)]  # fmt: skip
+    fa, fb = (run(one.frames[0], tasks.noise_map(one)) for one in single)
     before, after = (
         metrics.upsnr_pair(a, a, b, b, mask=mask),
         metrics.upsnr_pair(fa, a, fb, b, mask=mask),

@@ -2,24 +2,29 @@
 
 Frames are registered already; weights say where a frame shows nothing, the mask where the loss is
 off. Input and target never share a frame, or share them so that their noises are uncorrelated.
+Where the noise of a frame is known, the input has that of the mean as a further channel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from n2n import metrics
-from n2n.tasks.pictures import match_channels, robust_range, scaled
+from n2n.tasks.pictures import box_mean, match_channels, robust_range, scaled
 from n2n.tasks.pool import arranged
 from n2n.types import Batch, Burst, Error, Task
 
+_STEPS = 256
+_TABLE = ("levels", "variance")
 
-def bursts(stacks: Sequence[Burst], *, seed: int = 0) -> Task:
+
+def bursts(stacks: Sequence[Burst], *, seed: int = 0, noise_map: bool = True) -> Task:
     """Make the task of registered bursts: the mean of some frames predicts the mean of the rest.
 
     One 32-px block in eight (`metrics.held_out`) never enters the loss, for the clean-free score.
@@ -27,6 +32,7 @@ def bursts(stacks: Sequence[Burst], *, seed: int = 0) -> Task:
     Args:
         stacks: bursts of equally many channels.
         seed: chooses the held-out blocks.
+        noise_map: give the noise of the input as a further channel, if all bursts know theirs.
 
     Raises:
         Error: no burst, or bursts of different channel counts.
@@ -37,6 +43,8 @@ def bursts(stacks: Sequence[Burst], *, seed: int = 0) -> Task:
     scenes = [_burst_scene(burst, most, seed) for burst in stacks]
     match_channels(scenes)
     scale = stacks[0].scale if len(stacks) == 1 else robust_range([b.frames for b in stacks])
+    if not noise_map or any(burst.profile is None for burst in stacks):
+        scenes = [{k: v for k, v in scene.items() if k not in _TABLE} for scene in scenes]
     patchy = any(float(np.mean(burst.weights == 0)) > 0.001 for burst in stacks)
     patchy = patchy or any(len(burst.frames) != most for burst in stacks)
     law, floor = _Subsets(most, patchy, scale), _burst_floor(stacks, scale)
@@ -56,6 +64,9 @@ class _Subsets:
         frames = scaled(view["frames"], self.scale)
         image, seen = _combine(a, frames, view["weights"])
         wanted, share = _combine(b, frames, view["weights"])
+        if "variance" in view:
+            level = _level(image, view, self.scale) * _averaged(a, view["weights"])
+            image = jnp.concatenate([image, level], -1)
         return Batch(image, wanted, share * (seen > 0) * view["mask"])
 
 
@@ -70,6 +81,7 @@ def _burst_scene(burst: Burst, most: int, seed: int) -> dict[str, np.ndarray]:
         "weights": np.pad(burst.weights, more) if missing else burst.weights,
         "mask": burst.mask * trained[..., None].astype(np.float32),
         "count": count,
+        **({} if burst.profile is None else _noise_table(burst)),
     }
 
 
@@ -113,6 +125,51 @@ def _combine(
     usable = (total > 1e-3) & ((share >= 0).all() | (valid > 0.999))
     weighted = (shares * weights * frames).sum(0) / jnp.where(usable, total, 1.0)
     return jnp.where(usable, weighted, (shares * frames).sum(0)), jnp.where(usable, valid, 0.0)
+
+
+def noise_map(burst: Burst) -> np.ndarray | None:
+    """Return the standard deviation of the noise of a burst's mean, as its task gives it: H,W,1.
+
+    Display units, root mean square over the channels; None where the burst has no noise profile.
+    """
+    if burst.profile is None:
+        return None
+    table = {name: jnp.asarray(value) for name, value in _noise_table(burst).items()}
+    level = _level(jnp.asarray(burst.mean()), table, (0.0, 1.0))
+    even = jnp.ones(len(burst.frames)) / len(burst.frames)
+    return np.asarray(level * _averaged(even, jnp.asarray(burst.weights)))
+
+
+def _noise_table(burst: Burst) -> dict[str, np.ndarray]:
+    """Return one frame's noise by brightness: `variance` 256,C at even steps between `levels`."""
+    low, high = burst.scale
+    first, last = low - 0.1 * (high - low), high + 0.1 * (high - low)
+    steps = np.linspace(first, last, _STEPS, dtype=np.float32)[:, None, None]
+    variance = burst.profile.variance(np.repeat(steps, burst.frames.shape[-1], axis=-1))
+    return {"levels": np.array([first, last], np.float32), "variance": variance[:, 0]}
+
+
+def _level(image: jax.Array, table: Mapping[str, jax.Array], scale: tuple[float, float]) -> Any:
+    """Return one frame's noise h,w,1 at the brightness around each pixel of an input, scaled alike.
+
+    The input tells it itself: a map made of all frames would show the network the target's noise.
+    """
+    low, high = scale
+    bright = box_mean(image) * (high - low) + low
+    first, last = table["levels"]
+    place = jnp.clip((bright - first) / (last - first) * (_STEPS - 1), 0, _STEPS - 1.001)
+    below = place.astype(jnp.int32)
+    share, variance = place - below, table["variance"]
+    channels = jnp.minimum(jnp.arange(image.shape[-1]), variance.shape[-1] - 1)
+    at = (1 - share) * variance[below, channels] + share * variance[below + 1, channels]
+    return jnp.sqrt(at.mean(-1, keepdims=True)) / (high - low)
+
+
+def _averaged(share: jax.Array, weights: jax.Array) -> jax.Array:
+    """Return the noise of the mean by shares N and weights N,h,w,1, in that of a frame; h,w,1."""
+    parts = share[:, None, None, None] * weights
+    total = jnp.abs(parts.sum(0))
+    return jnp.where(total > 1e-3, jnp.sqrt(jnp.square(parts).sum(0)) / total.clip(1e-3), 1.0)
 
 
 def _burst_floor(stacks: Sequence[Burst], scale: tuple[float, float]) -> float | None:
