@@ -118,7 +118,8 @@ def motion(frame: np.ndarray, reference: np.ndarray, overlap: np.ndarray) -> np.
     deviation *= known[..., 0] > 0
     still = (~_clean(deviation)).astype(np.float32)
     if halved:
-        still = cv2.resize(still, (width, height), interpolation=cv2.INTER_NEAREST)
+        wide = cv2.resize(still, (width, height), interpolation=cv2.INTER_NEAREST)
+        return np.asarray(wide[..., None], np.float32)
     return still[..., None]
 
 
