@@ -50,6 +50,8 @@ SPECS = [
     "text:0-0.5",
     "jpeg:10-60",
     "jpeg:90,0.5",
+    "grey+gaussian:10",
+    "grey",
     "blur:1.6",
     "motion:15,30",
     "motion:9-25",
@@ -99,6 +101,16 @@ def test_clean_is_the_picture() -> None:
     image, weight = observe(Clean(), 1, clean)
     np.testing.assert_array_equal(image, clean)
     np.testing.assert_array_equal(weight, 1)
+
+
+def test_grey_is_the_luma_in_every_channel() -> None:
+    clean = jax.random.uniform(jax.random.key(30), (5, 6, 3))
+    image = corruptions.Grey()(jax.random.key(0), clean).image
+    wanted = np.asarray(clean) @ [0.299, 0.587, 0.114]
+    for channel in range(3):
+        np.testing.assert_allclose(image[..., channel], wanted, atol=1e-6)
+    single = clean[..., :1]
+    np.testing.assert_array_equal(corruptions.Grey()(jax.random.key(0), single).image, single)
 
 
 def test_gaussian_moments() -> None:

@@ -13,6 +13,7 @@ from n2n.corruptions.basic import Brown as Brown
 from n2n.corruptions.basic import Chain as Chain
 from n2n.corruptions.basic import Clean as Clean
 from n2n.corruptions.basic import Gaussian as Gaussian
+from n2n.corruptions.basic import Grey as Grey
 from n2n.corruptions.basic import Impulse as Impulse
 from n2n.corruptions.basic import Poisson as Poisson
 from n2n.corruptions.blur import PSF as PSF

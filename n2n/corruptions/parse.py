@@ -11,7 +11,7 @@ import re
 from dataclasses import MISSING, fields
 
 from n2n.corruptions.base import Corruption, Parameter, number
-from n2n.corruptions.basic import Bernoulli, Brown, Chain, Clean, Gaussian, Impulse, Poisson
+from n2n.corruptions.basic import Bernoulli, Brown, Chain, Clean, Gaussian, Grey, Impulse, Poisson
 from n2n.corruptions.blur import Blur, Defocus, Motion
 from n2n.corruptions.camera import Camera
 from n2n.corruptions.jpeg import JPEG
@@ -31,6 +31,7 @@ _CLASSES: tuple[type[Corruption], ...] = (
     Blur,
     Motion,
     Defocus,
+    Grey,
 )
 NAMES: dict[str, type[Corruption]] = {each.__name__.lower(): each for each in _CLASSES}
 """The class behind each name."""
