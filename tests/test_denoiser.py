@@ -316,6 +316,31 @@ QUICK = {
 }
 
 
+def test_the_best_by_the_score_is_taken() -> None:
+    scene, frames = noisy(6, 0.1, side=128)
+    burst = ones_burst(frames)
+    smooth = dataclasses.replace(random_model(1, 1), network=_blurring(1.0))
+    rough = dataclasses.replace(random_model(1, 1), network=_blurring(0.0, add=0.2))
+    name, fused = n2n.denoiser.fuse_best({"rough": rough, "smooth": smooth}, burst)
+    assert name == "smooth" and fused.gain.db > 0
+    np.testing.assert_array_equal(fused.image, smooth.predict(burst.mean()))
+    name, fused = n2n.denoiser.fuse_best({"rough": rough}, burst)
+    assert name == "mean" and fused.gain.db == 0 and fused.score == fused.before
+    np.testing.assert_array_equal(fused.image, burst.mean())
+    assert np.square(fused.image - scene).mean() < 0.01
+
+
+def _blurring(share: float, add: float = 0.0) -> networks.Network:
+    """Return a network of no weights: a mean over 3x3 pixels by a share, and something added."""
+
+    def apply(params, x, context=()):
+        del params, context
+        near = sum(jnp.roll(x, (dy, dx), (1, 2)) for dy in (-1, 0, 1) for dx in (-1, 0, 1)) / 9
+        return share * near + (1 - share) * x + add
+
+    return networks.Network(lambda key: {}, apply, (1, 1), halo=16, lattice=16, config={})
+
+
 class White:
     """A noise profile of the same variance everywhere."""
 

@@ -20,8 +20,10 @@ from n2n import devices as hardware
 from n2n import predict as prediction
 from n2n.denoiser.frames import gather
 from n2n.denoiser.model import Denoiser as Denoiser
+from n2n.denoiser.model import fuse_best as fuse_best
 from n2n.denoiser.model import load as load
 from n2n.denoiser.model import load_model, show
+from n2n.denoiser.model import shipped_for as shipped_for
 from n2n.types import Burst, Error, Network, PyTree, Task
 
 BURST_STEPS = 2500
@@ -182,7 +184,8 @@ def denoise_burst(
 
     Args:
         frames: list of paths or arrays, an array N,H,W or N,H,W,C, a folder, or a multi-page TIFF.
-        init: weights to start from; None: from scratch.
+        init: weights to start from: a name, a path or a `Denoiser`; None: `photo`, for colour
+            frames; False: from scratch.
         align: register the frames; False where they are aligned already.
         reference: index of the frame whose geometry the result has; None: the first.
         steps: updates, 2,500 unless minutes are given.
@@ -190,6 +193,9 @@ def denoise_burst(
         data_range: (low, high) or high of float frames beyond [-1, 2].
         seed: everything random follows from it.
         progress: True for a line on stderr, or a function of `training.Event`.
+
+    The weights it started from, or the mean of the frames, are used instead of what was learnt if
+    the clean-free score says that they are better.
 
     Returns:
         float32, H,W or H,W,C as the frames; in units where integer frames' maximum, or the upper
@@ -200,9 +206,11 @@ def denoise_burst(
     """
     arrays, names = gather(frames)
     burst = _burst(arrays, names, reference, data_range, align)
-    model = fit(burst, init=init, steps=steps, minutes=minutes, seed=seed, progress=progress)
-    image = model.predict(burst.mean(), noise_map=tasks.noise_map(burst))
-    return image[..., 0] if arrays[0].ndim == 2 else image
+    origin = shipped_for(burst) if init is None else load_model(init) if init else None
+    model = fit(burst, init=origin, steps=steps, minutes=minutes, seed=seed, progress=progress)
+    models = {"burst": model} if origin is None else {"burst": model, "start": origin}
+    _, fused = fuse_best(models, burst, seed=seed)
+    return fused.image[..., 0] if arrays[0].ndim == 2 else fused.image
 
 
 def _burst(

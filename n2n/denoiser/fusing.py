@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,18 +16,43 @@ import numpy as np
 from n2n import metrics, tasks
 from n2n.types import Burst, Fused, Score
 
+Scores = tuple[Score | None, Score | None, Score | None]
+"""Of the mean, of the result, and the gain."""
+MEAN = "mean"
+"""What `best` calls the plain mean of the frames."""
+
 
 def fuse(run: Callable, burst: Burst, seed: int) -> Fused:
     """Apply `run` to the mean of all frames, and score it on the held-out places of `seed`."""
+    return _fused(run, burst, _scores(run, burst, seed))
+
+
+def best(runs: Mapping[str, Callable], burst: Burst, seed: int) -> tuple[str, Fused]:
+    """Return the picture of the best of several `runs` by the clean-free score, and its name.
+
+    The plain mean (`MEAN`) is written where no run is better. Where nothing can be scored the
+    first one is taken.
+    """
+    scores = {name: _scores(run, burst, seed) for name, run in runs.items()}
+    name = max(scores, key=lambda each: _gain(scores[each]))
+    if _gain(scores[name]) >= 0:
+        return name, _fused(runs[name], burst, scores[name])
+    before, _, _ = scores[name]
+    return MEAN, _fused(lambda image, _: image, burst, (before, before, Score(0.0, 0.0, 0.0)))
+
+
+def _gain(scores: Scores) -> float:
+    return 0.0 if scores[2] is None else scores[2].db
+
+
+def _fused(run: Callable, burst: Burst, scores: Scores) -> Fused:
+    before, after, gain = scores
     image = run(burst.mean(), tasks.noise_map(burst))
-    before, after, gain = _scores(run, burst, seed)
     equivalent = math.nan if gain is None else len(burst.frames) * 10 ** (gain.db / 10)
     return Fused(image, after, before, gain, equivalent, _table(burst))
 
 
-def _scores(
-    run: Callable, burst: Burst, seed: int
-) -> tuple[Score | None, Score | None, Score | None]:
+def _scores(run: Callable, burst: Burst, seed: int) -> Scores:
     """Return the clean-free quality of the mean and of the result, and the gain; None: no place."""
     mask = _scored_places(burst, seed)
     if not mask.any():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from n2n import checkpoints, devices, images, networks
 from n2n import predict as prediction
-from n2n.denoiser.fusing import fuse
+from n2n.denoiser.fusing import best, fuse
 from n2n.types import Burst, Error, Fused, Network, PyTree
 
 WEIGHTS = Path(__file__).parent.with_name("weights")
@@ -238,11 +238,13 @@ class Denoiser:
         frame, on places that training left out (`seed` must be the training's); of two frames, on
         single ones. The picture itself, made of all frames, is better.
         """
+        return fuse(self._run(tile, progress), burst, seed)
 
+    def _run(self, tile: int | None, progress: prediction.Progress | None) -> Callable:
         def run(image: np.ndarray, noise_map: np.ndarray | None) -> np.ndarray:
             return self.predict(image, noise_map=noise_map, tile=tile, progress=progress)
 
-        return fuse(run, burst, seed)
+        return run
 
     def save(self, path: Path | str, *, half: bool = False) -> None:
         """Write network, weights, scale and card as one safetensors file, atomically.
@@ -259,6 +261,29 @@ class Denoiser:
         if half:
             arrays = {name: value.astype(np.float16) for name, value in arrays.items()}
         checkpoints.save(path, arrays, meta)
+
+
+def fuse_best(
+    models: Mapping[str, Denoiser],
+    burst: Burst,
+    *,
+    seed: int = 0,
+    tile: int | None = None,
+    progress: prediction.Progress | None = None,
+) -> tuple[str, Fused]:
+    """Make one picture of a burst by the best of several models, or by none: (name, `fuse`'s).
+
+    The clean-free score decides; where the plain mean is better than all, it is taken and the name
+    is `mean`.
+    """
+    return best({name: model._run(tile, progress) for name, model in models.items()}, burst, seed)
+
+
+def shipped_for(burst: Burst) -> Denoiser | None:
+    """Return the weights in the package that suit a burst: `photo` for colour, None for others."""
+    if burst.frames.shape[-1] != 3 or not (WEIGHTS / "photo.safetensors").exists():
+        return None
+    return _shipped("photo")
 
 
 def load(model: Path | str) -> Denoiser:
