@@ -497,6 +497,37 @@ def test_bursts_of_different_lengths_share_a_pool() -> None:
         assert np.abs(batch.input.mean((1, 2, 3)) * (high - low) + low - 0.5).max() < 0.05
 
 
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_the_score_of_a_burst_is_the_error_without_a_clean_picture(count: int) -> None:
+    own = burst(count, side=400)
+    score = tasks.bursts([own]).score
+    assert score is not None
+    # The mean of N-2 frames (of two: one) is the estimate; the scene is 0.5 everywhere.
+    wanted = SIGMA**2 / max(count - 2, 1)
+    places = int(score.mask.sum())
+    assert 0.05 < places / score.mask.size < 0.13
+    # Products of two deviations of SIGMA each; of two frames four such squares.
+    spread = 3 * SIGMA**2 / math.sqrt(places)
+    assert abs(-score(lambda x: x) - wanted) < 5 * spread
+    better = score(lambda x: jnp.full_like(x, 0.5))
+    assert abs(better) < 5 * spread and better > score(lambda x: x)
+
+
+def test_the_score_of_a_burst_looks_at_held_out_places_alone() -> None:
+    own = burst(5, side=300)
+    task = tasks.bursts([own], seed=3)
+    scored, trained = metrics.held_out((300, 300), seed=3)
+    spoilt = dataclasses.replace(own, frames=np.where(scored[..., None], own.frames, 9.0))
+    again = tasks.bursts([spoilt], seed=3)
+    assert task.score(lambda x: x) == again.score(lambda x: x)
+    assert not (scored & trained).any() and task.patience == 0.25
+
+
+def test_small_bursts_and_several_have_no_score() -> None:
+    assert tasks.bursts([burst(4, side=64)]).score is None
+    assert tasks.bursts([burst(4, side=300), burst(4, side=300)]).score is None
+
+
 @dataclasses.dataclass(frozen=True)
 class Line:
     """A noise profile: variance = gain * brightness + offset in each channel."""

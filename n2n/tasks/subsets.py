@@ -7,8 +7,8 @@ Where the noise of a frame is known, the input has that of the mean as a further
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -22,6 +22,10 @@ from n2n.types import Batch, Burst, Error, Task
 
 _STEPS = 256
 _TABLE = ("levels", "variance")
+_PATIENCE = 0.25
+_WINDOW, _WINDOWS, _INSIDE = 256, 4, 32
+"""Side and number of the details that the checkpoints of a burst are compared on, and the pixels
+at their borders that do not count."""
 
 
 def bursts(stacks: Sequence[Burst], *, seed: int = 0, noise_map: bool = True) -> Task:
@@ -48,7 +52,11 @@ def bursts(stacks: Sequence[Burst], *, seed: int = 0, noise_map: bool = True) ->
     patchy = any(float(np.mean(burst.weights == 0)) > 0.001 for burst in stacks)
     patchy = patchy or any(len(burst.frames) != most for burst in stacks)
     law, floor = _Subsets(most, patchy, scale), _burst_floor(stacks, scale)
-    return arranged(scenes, law, f"burst of {most}", scale=scale, floor=floor)
+    score = None
+    if len(stacks) == 1:
+        score = _held_out_score(stacks[0], scale, seed, "variance" in scenes[0])
+    name = f"burst of {most}"
+    return arranged(scenes, law, name, scale=scale, floor=floor, score=score, patience=_PATIENCE)
 
 
 @dataclass(frozen=True)
@@ -125,6 +133,88 @@ def _combine(
     usable = (total > 1e-3) & ((share >= 0).all() | (valid > 0.999))
     weighted = (shares * weights * frames).sum(0) / jnp.where(usable, total, 1.0)
     return jnp.where(usable, weighted, (shares * frames).sum(0)), jnp.where(usable, valid, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class _HeldOut:
+    """Score a network on places that no loss has touched: -MSE, clean-free, of means of N-2 frames.
+
+    Differences between two checkpoints are paired: both are compared with the same two frames.
+    """
+
+    input: np.ndarray
+    """n,s,s,ci: details of the mean of all frames but two; of two frames, 2n of one and other."""
+    x: np.ndarray
+    """n,s,s,C: the same details of the frames left out."""
+    y: np.ndarray
+    mask: np.ndarray
+    """n,s,s bool."""
+
+    def __call__(self, predict: Callable) -> float:
+        seen = np.asarray(predict(jnp.asarray(self.input)))
+        estimate, x, y, mask = map(_side_by_side, (seen, self.x, self.y, self.mask))
+        if len(estimate) == len(x):
+            return -metrics.product_mse(estimate, x, y, mask=mask)[0]
+        return -metrics.pair_mse(estimate[: len(x)], x, estimate[len(x) :], y, mask=mask)[0]
+
+
+def _held_out_score(
+    burst: Burst, scale: tuple[float, float], seed: int, informed: bool
+) -> _HeldOut | None:
+    """Return what compares a burst's checkpoints; None where the picture is too small for it."""
+    places = _windows(burst.frames.shape[1:3])
+    scored, _ = metrics.held_out(burst.frames.shape[1:3], seed=seed)
+    scored &= np.all(burst.weights > 0, axis=(0, -1)) & (burst.mask[..., 0] > 0)
+    mask = _cut(scored, places)
+    inside = slice(_INSIDE, -_INSIDE)
+    kept = np.zeros_like(mask)
+    kept[:, inside, inside] = mask[:, inside, inside]
+    if not kept.any():
+        return None
+    count = len(burst.frames)
+    groups = [[0], [1]] if count == 2 else [list(range(count - 2))]
+    details = [_cut(_input(burst, group, scale, informed), places) for group in groups]
+    x, y = (_cut(_scaled(burst.frames[i], scale), places) for i in (-2, -1))
+    return _HeldOut(np.concatenate(details), x, y, kept)
+
+
+def _input(
+    burst: Burst, group: list[int], scale: tuple[float, float], informed: bool
+) -> np.ndarray:
+    """Return what the network reads of the mean of some frames, H,W,ci."""
+    some = replace(burst, frames=burst.frames[group], weights=burst.weights[group])
+    image = _scaled(some.mean(), scale)
+    level = noise_map(some) if informed else None
+    if level is None:
+        return image
+    return np.concatenate([image, level / np.float32(scale[1] - scale[0])], -1)
+
+
+def _scaled(picture: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
+    return np.asarray(scaled(jnp.asarray(picture), scale))
+
+
+def _windows(size: tuple[int, int]) -> list[tuple[slice, slice]]:
+    """Return up to four squares of a picture, spread over it, of a side that 16 divides."""
+    side = min(_WINDOW, *(n // 16 * 16 for n in size))
+    if side <= 2 * _INSIDE:
+        return []
+    free = [n - side for n in size]
+    shares = [0.25, 0.75] if min(size) >= 2 * side else [0.5]
+    corners = [(round(free[0] * a), round(free[1] * b)) for a in shares for b in shares]
+    return [(slice(y, y + side), slice(x, x + side)) for y, x in corners[:_WINDOWS]]
+
+
+def _cut(picture: np.ndarray, places: list[tuple[slice, slice]]) -> np.ndarray:
+    """Return n,s,s[,C]: details of H,W[,C]."""
+    if not places:
+        return np.zeros((0, *picture.shape), picture.dtype)
+    return np.stack([picture[place] for place in places])
+
+
+def _side_by_side(details: np.ndarray) -> np.ndarray:
+    """Return n,s,s[,C] as one picture, n*s,s[,C]."""
+    return details.reshape(-1, *details.shape[2:])
 
 
 def noise_map(burst: Burst) -> np.ndarray | None:
