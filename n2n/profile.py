@@ -9,8 +9,9 @@ curve is kept. Frames are H,W,C float32 in display units; arrays in, no files.
 All is measured in blocks of 8x8 pixels: what differs between the frames slowly over the picture or
 with brightness (light, white balance, shading) is taken off by medians of block means; blocks so
 steep that 0.1 px of misregistration would show are left out, and so are those that stand out from
-their equals (movement). A bin of brightness that clips is left out altogether, since choosing among
-its blocks would choose by their noise.
+their equals (movement). A bin of brightness that clips is left out of the line altogether, since
+choosing among its blocks would choose by their noise; at black the curve keeps it, as the noise of
+shadows is what a frame has there.
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ class Curve:
     """Variance of one frame's noise there, display units squared."""
     count: tuple[int, ...]
     """Samples that it was measured on."""
+    clipped: tuple[bool, ...]
+    """Whether some of these are cut off at black: the line takes no notice of this bin."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,10 @@ class Profile:
     def variance(self, image: np.ndarray) -> np.ndarray:
         """Return the noise's variance H,W,C float32 where a frame's expected value is `image`.
 
-        `image` is H,W,C, best a mean or smoothed: a single frame's noise would go into it. Below
-        the darkest level measured (where the line falls, above the brightest) the variance stays
-        what it is there. Error where the channels are not the profile's.
+        `image` is H,W,C, best a mean or smoothed: a single frame's noise would go into it. In
+        shadows that clip the curve is taken, above them the line, if it holds; below the darkest
+        level measured (where the line falls, above the brightest) the variance stays what it is
+        there. Error where the channels are not the profile's.
         """
         image = np.asarray(image)
         if image.ndim != 3 or image.shape[2] != len(self.gain):
@@ -104,13 +108,19 @@ class Profile:
         return dataclasses.asdict(self)
 
     def _of(self, channel: int, level: np.ndarray) -> np.ndarray:
-        curve = self.curves[channel]
+        curve, line = self.curves[channel], self._line
+        measured = np.interp(level, curve.level, curve.variance)
         if not self.linear[channel]:
-            return np.interp(level, curve.level, curve.variance)
-        gain, offset = self.gain[channel], self.offset[channel]
-        low = curve.level[0] if gain > 0 else -np.inf
-        high = curve.level[-1] if gain < 0 else np.inf
-        return np.maximum(gain * np.clip(level, low, high) + offset, 0)
+            return measured
+        whole = [at for at, clipped in zip(curve.level, curve.clipped, strict=True) if not clipped]
+        dark = curve.clipped[0] or self.gain[channel] > 0
+        low = whole[0] if dark else -np.inf
+        high = whole[-1] if self.gain[channel] < 0 else np.inf
+        straight = line(channel, np.clip(level, low, high))
+        return np.where(level < low, measured, straight) if curve.clipped[0] else straight
+
+    def _line(self, channel: int, level: np.ndarray) -> np.ndarray:
+        return np.maximum(self.gain[channel] * level + self.offset[channel], 0)
 
 
 class _Blocks(NamedTuple):
@@ -119,8 +129,9 @@ class _Blocks(NamedTuple):
     level: np.ndarray
     slope: np.ndarray
     """Mean squared gradient of the frames' mean."""
-    clipped: np.ndarray
-    """Share of samples at a limit."""
+    black: np.ndarray
+    """Share of samples cut off at black."""
+    white: np.ndarray
     variance: np.ndarray
     """P,h,w: half of the mean squared difference of each pair of frames, evened out."""
 
@@ -243,7 +254,8 @@ def _blocks(
             calm = known & (slope <= np.median(slope[known]))
             rest *= _lost(_tiles(difference)[calm], (spectra[i] + spectra[j]) / 2)
         halves.append(np.maximum(rest, 0) / 2)
-    return _Blocks(level, slope, _means(_at_a_limit(first)), np.stack(halves))
+    black, white = _means(_piled(-first)), _means(_piled(first))
+    return _Blocks(level, slope, black, white, np.stack(halves))
 
 
 def _evened(difference: np.ndarray, level: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -269,21 +281,17 @@ def _lost(tiles: np.ndarray, kept: np.ndarray) -> float:
     return float((shape / np.maximum(kept, 0.1)).sum() / max(float(shape.sum()), 1e-30))
 
 
-def _at_a_limit(plane: np.ndarray) -> np.ndarray:
-    """Return where a frame's plane H,W has the least or greatest value, if samples pile up there.
+def _piled(plane: np.ndarray) -> np.ndarray:
+    """Return where a frame's plane H,W has its greatest value, float32, if samples pile up there.
 
-    More than one in 20,000, and at least half as many as in the hundredth of the range beside it.
+    More than one in 20,000, and at least half as many as in the rest of the hundredth of the range
+    below it.
     """
-    low, high = float(plane.min()), float(plane.max())
-    clipped, near = np.zeros(plane.shape, bool), 0.01 * (high - low)
-    for at, beside in (
-        (plane == low, plane <= low + near),
-        (plane == high, plane >= high - near),
-    ):
-        here, there = int(at.sum()), int(beside.sum())
-        if here > max(8, plane.size / 20_000) and here >= (there - here) / 2:
-            clipped |= at
-    return clipped
+    high = float(plane.max())
+    at = plane == high
+    here = int(at.sum())
+    near = int((plane >= high - 0.01 * (high - float(plane.min()))).sum()) - here
+    return np.float32(at if here > max(8, plane.size / 20_000) and here >= near / 2 else 0 * at)
 
 
 def _bins(level: np.ndarray) -> Iterator[np.ndarray]:
@@ -304,28 +312,30 @@ def _bins(level: np.ndarray) -> Iterator[np.ndarray]:
 def _curve(blocks: _Blocks, known: np.ndarray) -> tuple[Curve, np.ndarray]:
     """Return a channel's curve and the standard error of each variance, relative to it.
 
-    Where every bin clips (a channel that is black) they are all that is known, and are kept.
+    Where every bin clips at white they are all that is known, and are kept.
     """
-    level, slope, clipped = (one[known] for one in blocks[:3])
+    level, slope, black, white = (one[known] for one in blocks[:4])
     variance, points, spare = blocks.variance[:, known], [], []
     for chosen in _bins(level):
         point = _point(level[chosen], slope[chosen], variance[:, chosen])
-        (spare if clipped[chosen].mean() > CLIPPED else points).append(point)
-    levels, variances, scatters, counts = np.array(points or spare, np.float64).T
-    order = np.argsort(levels)
+        point += (black[chosen].mean() > CLIPPED,)
+        (spare if white[chosen].mean() > CLIPPED else points).append(point)
+    points = sorted(points or spare)
+    levels, variances, scatters, counts, clipped = np.array(points, np.float64).T
     curve = Curve(
-        tuple(levels[order].tolist()),
-        tuple(variances[order].tolist()),
-        tuple((counts[order] * BLOCK**2).astype(int).tolist()),
+        tuple(levels.tolist()),
+        tuple(variances.tolist()),
+        tuple((counts * BLOCK**2).astype(int).tolist()),
+        tuple((clipped > 0).tolist()),
     )
     # One scatter for all bins: that of few blocks is not known from these few.
     scatter = np.median(scatters / np.maximum(variances, 1e-30))
-    return curve, scatter / np.sqrt(counts[order])
+    return curve, scatter / np.sqrt(counts)
 
 
 def _point(
     level: np.ndarray, slope: np.ndarray, variance: np.ndarray
-) -> tuple[float, float, float, int]:
+) -> tuple[Any, ...]:
     """Return level, variance, its scatter and blocks of a bin: the flat ones that are alike."""
     flattest = np.argsort(slope)[: -(-len(slope) // 4)]
     noise = float(np.median(variance[:, flattest]))
@@ -341,7 +351,12 @@ def _point(
 
 def _fitted(curve: Curve, error: np.ndarray) -> tuple[float, float, bool, Curve]:
     """Return gain, offset, whether this line holds, and the curve."""
-    level, variance = np.array(curve.level), np.array(curve.variance)
+    whole = ~np.array(curve.clipped)
+    if not whole.any():
+        return 0.0, float(np.median(curve.variance)), False, curve
+    level, variance, error = (
+        np.array(one)[whole] for one in (curve.level, curve.variance, error)
+    )
     floor = 1e-3 * float(variance.max()) + 1e-30
     accuracy = np.hypot(error, _ACCURACY)
     gain, offset = 0.0, float(np.average(variance, weights=1 / accuracy**2))
