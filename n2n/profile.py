@@ -36,8 +36,8 @@ SLACK = 0.1
 """Pixels of misregistration that must not show."""
 LEAK = 0.05
 """Share of a block's variance that its slope may add to it by such a misregistration."""
-APART = 6.0
-"""Robust standard deviations above its equals beyond which a block shows no noise but movement."""
+APART = 4.0
+"""Standard deviations above its equals beyond which a block shows no noise but movement."""
 CLIPPED = 0.002
 """Share of clipped samples from which on a bin has lost a percent of its variance."""
 BEND = 0.05
@@ -103,6 +103,10 @@ class Profile:
         """
         return np.sqrt(self.variance(image).mean(-1, keepdims=True))
 
+    def sigma_at(self, channel: int, level: float) -> float:
+        """Return one channel's standard deviation at a brightness; see `variance`."""
+        return float(np.sqrt(self._of(channel, np.float64(level))))
+
     def as_dict(self) -> dict[str, Any]:
         """Return all fields as JSON knows them."""
         return dataclasses.asdict(self)
@@ -136,6 +140,16 @@ class _Blocks(NamedTuple):
     """P,h,w: half of the mean squared difference of each pair of frames, evened out."""
 
 
+class _Bin(NamedTuple):
+    """Hold blocks of like brightness."""
+
+    level: float
+    values: np.ndarray
+    """Their variances, of all pairs, sorted."""
+    black: bool
+    """Whether some samples are cut off at black."""
+
+
 def measure(
     frames: Sequence[np.ndarray] | np.ndarray,
     *,
@@ -167,7 +181,7 @@ def measure(
     for channel in range(mean.shape[2]):
         planes = [np.asarray(frame[..., channel], np.float32) for frame in frames]
         blocks = _blocks(planes, mean[..., channel], first[..., channel], known, pairs, spectra)
-        found.append(_fitted(*_curve(blocks, known)))
+        found.append(_fitted(*_curve(_gathered(blocks, known))))
     gain, offset, linear, curves = zip(*found, strict=True)
     return Profile(gain, offset, linear, curves)
 
@@ -309,44 +323,49 @@ def _bins(level: np.ndarray) -> Iterator[np.ndarray]:
     yield order[begin:]
 
 
-def _curve(blocks: _Blocks, known: np.ndarray) -> tuple[Curve, np.ndarray]:
+def _gathered(blocks: _Blocks, known: np.ndarray) -> list[_Bin]:
+    """Return a channel's bins, darkest first: the flat ones that are not white, if any."""
+    level, slope, black, white = (one[known] for one in blocks[:4])
+    variance, good, spare = blocks.variance[:, known], list[_Bin](), list[_Bin]()
+    for chosen in _bins(level):
+        flat, enough = _flat(slope[chosen], variance[:, chosen])
+        one = chosen[flat]
+        values = np.sort(variance[:, one].ravel())
+        found = _Bin(float(level[one].mean()), values, bool(black[chosen].mean() > CLIPPED))
+        (good if enough and white[chosen].mean() <= CLIPPED else spare).append(found)
+    return sorted(good or spare, key=lambda one: one.level)
+
+
+def _flat(slope: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Return which blocks of a bin are flat, and whether they are enough; if not, the flattest."""
+    flattest = np.argsort(slope)[: -(-len(slope) // 4)]
+    noise = float(np.quantile(variance[:, flattest], 0.25))
+    flat = np.flatnonzero(slope * SLACK**2 / 2 <= LEAK * noise)
+    enough = len(flat) >= min(LEAST // 2, len(flattest))
+    return (flat, True) if enough else (flattest, False)
+
+
+def _curve(bins: list[_Bin]) -> tuple[Curve, np.ndarray]:
     """Return a channel's curve and the standard error of each variance, relative to it.
 
-    Where every bin clips at white they are all that is known, and are kept.
+    How the variances of equal blocks scatter is the same in all bins, and is taken from all, so
+    that a bin full of movement is judged by the others; movement only adds.
     """
-    level, slope, black, white = (one[known] for one in blocks[:4])
-    variance, points, spare = blocks.variance[:, known], [], []
-    for chosen in _bins(level):
-        point = _point(level[chosen], slope[chosen], variance[:, chosen])
-        point += (black[chosen].mean() > CLIPPED,)
-        (spare if white[chosen].mean() > CLIPPED else points).append(point)
-    points = sorted(points or spare)
-    levels, variances, scatters, counts, clipped = np.array(points, np.float64).T
+    low, middle = (np.array([np.quantile(one.values, q) for one in bins]) for q in (0.25, 0.5))
+    spread = float(np.median((middle - low) / np.maximum(low, 1e-30)))
+    # Normal: a quartile lies 0.674 sigma off. Where a quarter of the blocks has no noise at all
+    # (JPEG of a flat picture) none stands out.
+    limits = np.where(low > 0, low * (1 + (1 + APART / 0.674) * spread), np.inf)
+    alike = [one.values[one.values <= max(x, 0)] for one, x in zip(bins, limits, strict=True)]
+    variance = [float(one.mean()) for one in alike]
+    scatter = np.median([one.std() / max(one.mean(), 1e-30) for one in alike])
     curve = Curve(
-        tuple(levels.tolist()),
-        tuple(variances.tolist()),
-        tuple((counts * BLOCK**2).astype(int).tolist()),
-        tuple((clipped > 0).tolist()),
+        tuple(one.level for one in bins),
+        tuple(variance),
+        tuple(one.size * BLOCK**2 for one in alike),
+        tuple(one.black for one in bins),
     )
-    # One scatter for all bins: that of few blocks is not known from these few.
-    scatter = np.median(scatters / np.maximum(variances, 1e-30))
-    return curve, scatter / np.sqrt(counts)
-
-
-def _point(
-    level: np.ndarray, slope: np.ndarray, variance: np.ndarray
-) -> tuple[Any, ...]:
-    """Return level, variance, its scatter and blocks of a bin: the flat ones that are alike."""
-    flattest = np.argsort(slope)[: -(-len(slope) // 4)]
-    noise = float(np.median(variance[:, flattest]))
-    flat = np.flatnonzero(slope * SLACK**2 / 2 <= LEAK * noise)
-    flat = flat if len(flat) >= len(flattest) else flattest
-    values = variance[:, flat].ravel()
-    middle = np.median(values)
-    spread = 1.4826 * np.median(np.abs(values - middle))
-    # Where most blocks are without any noise (JPEG of a flat picture) none stands out.
-    alike = values[values <= middle + APART * spread] if spread > 0 else values
-    return float(level[flat].mean()), float(alike.mean()), float(alike.std()), len(alike)
+    return curve, scatter / np.sqrt([one.size for one in alike])
 
 
 def _fitted(curve: Curve, error: np.ndarray) -> tuple[float, float, bool, Curve]:
@@ -354,9 +373,7 @@ def _fitted(curve: Curve, error: np.ndarray) -> tuple[float, float, bool, Curve]
     whole = ~np.array(curve.clipped)
     if not whole.any():
         return 0.0, float(np.median(curve.variance)), False, curve
-    level, variance, error = (
-        np.array(one)[whole] for one in (curve.level, curve.variance, error)
-    )
+    level, variance, error = (np.array(one)[whole] for one in (curve.level, curve.variance, error))
     floor = 1e-3 * float(variance.max()) + 1e-30
     accuracy = np.hypot(error, _ACCURACY)
     gain, offset = 0.0, float(np.average(variance, weights=1 / accuracy**2))
