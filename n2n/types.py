@@ -133,7 +133,8 @@ class Burst:
     scale: tuple[float, float] = (0.0, 1.0)
     """Robust range (0.1 %, 99.9 %) of all frames."""
     profile: Any = None
-    """Noise profile, where one was measured."""
+    """The noise of one frame as it was taken, an `n2n.profile.Profile`; None where the frames are
+    too small to measure it."""
     checks: tuple[str, ...] = ()
     """Plain sentences about what is wrong with the frames, worst first."""
     names: tuple[str, ...] = ()

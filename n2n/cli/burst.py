@@ -192,6 +192,7 @@ def _facts(job: _Job, burst: Burst, fused: Fused, options: Any) -> dict[str, Any
         "reference": burst.names[burst.reference],
         "frames": list(fused.table),
         "checks": list(burst.checks),
+        "profile": None if burst.profile is None else burst.profile.as_dict(),
         "score": fused.score,
         "before": fused.before,
         "gain": fused.gain,
