@@ -21,6 +21,7 @@ import n2n
 from n2n import cli, images, networks
 from n2n.cli import burst, demo, evaluate, inspection, jobs, outputs, parser, screen, train
 from n2n.images.writing import _ENCODERS
+from n2n.profile import Curve, Profile
 from n2n.training import Event, TrainConfig
 from n2n.types import Error, Failure, Fused, Interrupted, Score
 
@@ -510,6 +511,28 @@ def test_inspect_frames(frames, capsys):
     out, err = capsys.readouterr()
     assert "IMG_1.png (reference)" in out and "4 frames of 96 x 96, 3 channels" in out
     assert err == "" and len(names(frames)) == 4
+    assert "a line fits" in out and "where 1 is white" in out
+    assert all(any(x.startswith(c) for x in out.splitlines()) for c in ("red", "green", "blue"))
+
+
+def test_inspect_as_json(frames, model, capsys):
+    assert cli.main(["inspect", str(frames), "--json", "-"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert [one["name"] for one in facts["frames"]] == names(frames)
+    assert facts["size"] == [96, 96, 3] and facts["reference"] == "IMG_1.png"
+    assert len(facts["profile"]["gain"]) == len(facts["profile"]["curves"]) == 3
+    assert cli.main(["inspect", str(model), "--json", "-"]) == 0
+    assert "width 4" in json.loads(capsys.readouterr().out)["network"]
+
+
+def test_noise_is_told_in_a_row_for_each_channel():
+    bent = Curve((0.1, 0.5, 0.9), (1e-4, 4e-4, 1e-4), (64,) * 3, (False,) * 3)
+    profile = Profile((1e-3, 0.0), (1e-6, 2e-4), (True, False), (bent, bent))
+    first, second = inspection.noise_rows(profile)
+    assert first[:3] == ("channel 1", "0.001", "0.001") and first[-1] == "yes"
+    assert second == ("channel 2", "-", "-", "0.01 (0.1)", "0.02 (0.5)", "0.01 (0.9)", "no")
+    black = Profile((1e-3,), (-1e-6,), (True,), (bent,))
+    assert inspection.noise_rows(black)[0][:3] == ("grey", "0.001", "-")
 
 
 @pytest.fixture
