@@ -104,6 +104,16 @@ def check_json(target: str | None, *, overwrite: bool, sources: Iterable[Path] =
         check_folder(Path(target), target)
 
 
+def check_report(target: str | None, *, overwrite: bool, sources: Iterable[Path] = ()) -> None:
+    """Refuse a `--report` file that is no page, or must not be written."""
+    if target is None:
+        return
+    if Path(target).suffix.lower() not in (".html", ".htm"):
+        raise Error(f"--report {quoted(target)}: a report is a page; name a file ending in .html")
+    check(Path(target), overwrite=overwrite, sources=sources)
+    check_folder(Path(target), target)
+
+
 def write_json(target: str | None, facts: Any) -> None:
     """Write facts as JSON to a file, to stdout (`-`) or nowhere; inf and nan become null."""
     if target is None:
