@@ -214,11 +214,9 @@ def _whereabouts(result: np.ndarray, box: Box, ends: tuple[float, float]) -> str
             f"The most detailed {wide} x {high} of {width} x {height} pixels, at 100 %, since the "
             "whole would make this file too large."
         )
-    least, most = ends
-    tone = (
-        f" Values from {least:.4g} to {most:.4g} (1 is the file's white) fill the screen's range."
-    )
-    tone = "" if ends == (0.0, 1.0) else tone
+    tone = ""
+    if ends != (0.0, 1.0):
+        tone = f" From black to white: {ends[0]:.4g} to {ends[1]:.4g}, where 1 is the file's white."
     text = f'<p class="faint">{part} Shown as JPEG.{tone}</p>\n'
     if whole:
         return text
