@@ -150,10 +150,12 @@ def test_burst_stopped_and_resumed_as_a_user(frames, capsys):
     assert jobs.holds_run(out) and not (folder / "lock").exists()
     assert "--resume" in refused(capsys, "burst", frames, "--reference", "2")
     steps = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["step"] + 1
-    status, text, err = user(
-        "burst", frames, "--reference", "IMG_2.png", "--steps", steps, "--resume", "--json", "-"
-    )
+    line = ["burst", frames, "--reference", "IMG_2.png", "--steps", steps, "--resume"]
+    report = frames.parent / "report.html"
+    status, text, err = user(*line, "--json", "-", "--report", report)
     assert status == 0, err
+    told = report.read_text("utf-8")
+    assert all(name in told for name in (*before, out.name, f"{steps:,} steps, seed 0"))
     facts = json.loads(text)
     assert facts["reference"] == "IMG_2.png" and facts["steps"] == steps and facts["seconds"] > 0
     assert [row["frame"] for row in facts["frames"]] == before and facts["device"]
@@ -309,6 +311,9 @@ def test_help_comes_at_once():
         "evaluate --clean x --corrupt gaussian:25 --method median",
         "evaluate --clean x --corrupt gaussian:25 --method mean --model gaussian",
         "evaluate --input x --reference y --repeat 2",
+        "score",
+        "score x",
+        "score x --frames y",
         "inspect",
         "inspect nowhere",
         "inspect nothing.safetensors",
@@ -378,9 +383,15 @@ def test_burst_refuses_outputs_before_any_work(frames, capsys):
     assert "cannot write" in refused(capsys, "burst", frames, "-o", frames / "out.gif")
     assert "exists" in refused(capsys, "burst", frames, "--json", taken)
     assert "pictures to read" in refused(capsys, "burst", frames, "--json", first, "--overwrite")
+    page = taken.with_suffix(".html")
+    page.write_bytes(b"mine")
+    assert "exists" in refused(capsys, "burst", frames, "--report", page)
+    assert ".html" in refused(capsys, "burst", frames, "--report", first, "--overwrite")
+    both = ("--json", page, "--report", page, "--overwrite")
+    assert "pictures to read" in refused(capsys, "burst", frames, *both)
     assert "number" in refused(capsys, "burst", frames, "--reference", 5)
     assert "number" in refused(capsys, "burst", frames, "--reference", "IMG_9.png")
-    assert taken.read_bytes() == b"mine"
+    assert taken.read_bytes() == page.read_bytes() == b"mine"
     assert names(frames) == [f"IMG_{number}.png" for number in range(1, 5)]
 
 
@@ -690,7 +701,9 @@ def test_depths_agree_with_the_writer():
     }
 
 
-@pytest.mark.parametrize("name", ["demo", "burst", "denoise", "train", "evaluate", "inspect"])
+@pytest.mark.parametrize(
+    "name", ["demo", "burst", "denoise", "train", "evaluate", "score", "inspect"]
+)
 def test_every_command_explains_itself(capsys, name):
     assert cli.main([name, "--help"]) == 0
     text = capsys.readouterr().out
