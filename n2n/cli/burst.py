@@ -194,7 +194,7 @@ def _report(path: str, burst: Burst, fused: Fused, facts: dict[str, Any], like: 
 
     height, width, channels = burst.frames.shape[1:]
     settings = {
-        "picture": f"{facts['out']}, {facts['bits']} bits",
+        "picture": f"{Path(facts['out']).name}, {facts['bits']} bits",
         "size": f"{width} x {height}, {channels} channel{'s' * (channels > 1)}",
         "reference": facts["reference"],
         "training": f"{facts['steps']:,} steps, seed {facts['seed']}",

@@ -27,7 +27,7 @@ _BITS = {8: "uint8", 16: "uint16", 32: "float32"}
 def check(path: Path, *, overwrite: bool, sources: Iterable[Path] = ()) -> None:
     """Refuse a file that cannot or must not be written: an input always, others if they exist."""
     if any(same(path, source) for source in sources):
-        raise Error(f"{quoted(path)}: is one of the pictures to read or write; choose another output")
+        raise Error(f"{quoted(path)}: is one of the pictures to read or write; choose another name")
     if path.is_dir():
         raise Error(f"{quoted(path)}: is a folder; name a file in it, or end it with a slash")
     if os.path.lexists(path) and not overwrite:

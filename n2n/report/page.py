@@ -279,11 +279,15 @@ def _frames(burst: Burst) -> str:
         detail = "-" if math.isnan(sharp[index]) else f"{100 * sharp[index]:.0f} %"
         used = f"{100 * float(burst.weights[index].mean()):.0f} %"
         fate = "kept; all others are laid on it" if index == burst.reference else "kept"
-        rows.append((name, f"{dy:+.1f}", f"{dx:+.1f}", detail, used, fate))
+        rows.append((name, _signed(dy), _signed(dx), detail, used, fate))
     rows += [(name, "-", "-", "-", "0 %", f"left out: {why}") for name, why in burst.left_out]
     columns = ("frame", "down px", "right px", "fine detail", "used", "what became of it")
     note = '<p class="faint">Fine detail is measured against the reference.</p>'
     return _section("Frames", _table(columns, rows, words=5) + note)
+
+
+def _signed(shift: float) -> str:
+    return f"{round(float(shift), 1) + 0.0:+.1f}"  # never -0.0
 
 
 def _maps(burst: Burst, result: np.ndarray, ends: tuple[float, float]) -> str:
@@ -292,8 +296,8 @@ def _maps(burst: Burst, result: np.ndarray, ends: tuple[float, float]) -> str:
         _figure(marked(burst.frames[i], burst.weights[i], ends), _text(burst.names[i]), 85)
         for i in unused(burst)
     ]
-    if float(burst.mask.mean()) < 1:
-        share = 100 * (1 - float(burst.mask.mean()))
+    share = 100 * (1 - float(burst.mask.mean()))
+    if share >= 0.05:
         caption = f"clipped, {share:.1f} %: the plain mean stays"
         shown.append(_figure(marked(result, burst.mask, ends), caption, 85))
     text = "<p>Orange: something else than in the reference, or outside the frame.</p>\n"
