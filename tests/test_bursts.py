@@ -54,6 +54,13 @@ def test_false_alarms_of_movement_stay_under_one_percent(name, sigma):
     assert 1 - motion(second, first, ones(first)).mean() < 0.01
 
 
+def test_false_alarms_stay_rare_in_large_frames(monkeypatch):
+    monkeypatch.setattr("n2n.bursts.masks.LARGE", 0)
+    first, second = noisy(scene("coffee")[:399, :597], 2, 15)
+    weight = motion(second, first, ones(first))
+    assert weight.shape == (*first.shape[:2], 1) and 1 - weight.mean() < 0.01
+
+
 def test_false_alarms_stay_rare_in_correlated_noise():
     """Neighbours correlated as after demosaicking and JPEG: the white-noise rule would fail."""
     rng = np.random.default_rng(1)
@@ -72,13 +79,16 @@ def test_false_alarms_stay_rare_under_exposure_and_a_tenth_of_a_pixel():
 
 
 @pytest.mark.parametrize("sigma", [5, 25])
-def test_a_moving_square_is_masked_and_the_background_is_not(sigma):
+@pytest.mark.parametrize("large", [False, True])
+def test_a_moving_square_is_masked_and_the_background_is_not(sigma, large, monkeypatch):
+    if large:
+        monkeypatch.setattr("n2n.bursts.masks.LARGE", 0)
     first, second = noisy(scene(), 2, sigma, seed=2)
     second[100:150, 200:250] += 0.25
     weight = motion(second, first, ones(first))[..., 0]
     assert weight[102:148, 202:248].max() == 0
-    far = np.ones_like(weight, bool)
-    far[85:165, 185:265] = False
+    far, wide = np.ones_like(weight, bool), 30 if large else 15
+    far[100 - wide : 150 + wide, 200 - wide : 250 + wide] = False
     assert 1 - weight[far].mean() < 0.01
 
 

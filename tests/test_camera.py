@@ -275,6 +275,7 @@ def test_what_is_off_is_not_computed() -> None:
     assert "select_n" in program(Camera(0.01, 0.005, mosaic=1))
 
 
+@pytest.mark.slow
 def test_a_training_step_runs() -> None:
     pictures = [samples.astronaut()[:96, 150:246]]
     camera = parse("camera:0.001-0.02,0.001-0.01,2.2,1.5-2.4,1.2-2,0.7,70-98,0.5")

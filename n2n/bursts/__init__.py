@@ -1,7 +1,8 @@
 """Bursts: frames of one scene -> a Burst in the geometry of its reference frame.
 
-Arrays in, arrays out; no files. `checks` says what is wrong with the frames, `masks` where they
-must not be used, `tone` brings them to one exposure and white balance.
+Arrays in, arrays out; no files. `noise` measures how noisy the frames are, `checks` says what is
+wrong with them, `masks` where they must not be used, `tone` brings them to one exposure and white
+balance.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 from n2n import registration
 from n2n.bursts import checks
 from n2n.bursts.masks import clipping, hard_limit, motion
+from n2n.bursts.noise import noise_profile
 from n2n.bursts.tone import matched
 from n2n.registration import Transform, largest, warp
 from n2n.types import Burst, Error
@@ -51,6 +53,8 @@ def align(
         found = [Transform(np.eye(3))] * len(found)
     stack, weights = _stack(pictures, found)
     del pictures
+    # Before movement and tone: it must not depend on masks, nor on a gain given to a frame's noise.
+    profile = noise_profile(stack, weights, found, first)
     notes += _compared(stack, weights, first, names)
     kept, blurred = checks.sharp(stack, weights, names, first)
     notes += blurred
@@ -67,6 +71,7 @@ def align(
         transforms=np.stack([one.matrix for one in found]),
         reference=first,
         scale=_range(stack),
+        profile=profile,
         checks=tuple(text for _, text in sorted(notes, key=lambda note: -note[0])),
         names=names,
         left_out=checks.left_out(given, names, notes),

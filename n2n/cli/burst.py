@@ -223,6 +223,7 @@ def _facts(job: _Job, burst: Burst, fused: Fused, options: Any) -> dict[str, Any
         "frames": list(fused.table),
         "checks": list(burst.checks),
         "left_out": [{"frame": name, "why": why} for name, why in burst.left_out],
+        "profile": None if burst.profile is None else burst.profile.as_dict(),
         "score": fused.score,
         "before": fused.before,
         "gain": fused.gain,

@@ -298,11 +298,12 @@ def _score(commands: Any) -> None:
 
 
 def _inspect(commands: Any) -> None:
-    text = "Show how the frames of a burst fit together, or what a model is."
+    text = "Show how the frames of a burst fit together and how noisy they are, or what a model is."
     command = _add(commands, "inspect", "inspection", text)
     command.add_argument(
         "paths", nargs="+", metavar="FRAMES|MODEL", help="frames as for burst, or a model"
     )
+    _json(command)
 
 
 def _out(command: argparse.ArgumentParser, text: str, required: bool = False) -> None:
