@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from n2n import images, report
+from n2n import images, profile, report
 from n2n.report import curve, pictures
 from n2n.report.page import equivalent
 from n2n.report.pictures import Box
@@ -113,13 +113,13 @@ def shown(text: str, kind: str = "after") -> np.ndarray:
 
 
 def test_nothing_outside_is_referred_to() -> None:
-    profile = SimpleNamespace(
+    noise = SimpleNamespace(
         gain=(0.01,) * 3,
         offset=(0.0,) * 3,
         linear=(True, False, True),
         curves=[SimpleNamespace(level=(0.1, 0.5), variance=(0.001, 0.005))] * 3,
     )
-    text = page(burst(profile=profile), settings={"seen": "https://example.org/x.js"})
+    text = page(burst(profile=noise), settings={"seen": "https://example.org/x.js"})
     reader = Reader(text)
     for tag, attributes in reader.elements:
         assert tag not in (
@@ -294,23 +294,34 @@ def test_colours_keep_their_profile() -> None:
 def test_the_noise_curve_is_drawn_where_there_is_one() -> None:
     assert "<svg" not in page()
     level = np.linspace(0.1, 0.9, 5)
-    profile = SimpleNamespace(
+    noise = SimpleNamespace(
         gain=(0.01,),
         offset=(-1e-4,),
         linear=(True,),
         curves=[SimpleNamespace(level=level, variance=0.01 * level - 1e-4)],
     )
-    drawn = curve.noise_curve(profile)
+    drawn = curve.noise_curve(noise)
     dots = [(float(a), float(b)) for a, b in re.findall(r'cx="(.*?)" cy="(.*?)"', drawn)]
     points = re.search(r'points="(.*?)"', drawn)
     assert points is not None
     line = [tuple(map(float, each.split(","))) for each in points[1].split()]
     assert len(dots) == 5 and dots == line
     assert [y for _, y in dots] == sorted((y for _, y in dots), reverse=True)
-    assert "variance = 0.01 x brightness -0.0001" in curve.fitted(profile)[0]
-    bent = SimpleNamespace(**(vars(profile) | {"linear": (False,)}))
+    assert "variance = 0.01 x brightness -0.0001" in curve.fitted(noise)[0]
+    bent = SimpleNamespace(**(vars(noise) | {"linear": (False,)}))
     assert "polyline" not in curve.noise_curve(bent) and "no line fits" in curve.fitted(bent)[0]
-    assert "<svg" in page(burst(profile=profile))
+    assert "<svg" in page(burst(profile=noise))
+
+
+def test_a_measured_profile_is_drawn() -> None:
+    rng = np.random.default_rng(0)
+    level = np.linspace(0.1, 0.9, 256, dtype=np.float32)[None, :, None] * np.ones((256, 1, 3), "f4")
+    frames = level + np.sqrt(0.002 * level) * rng.standard_normal((2, *level.shape))
+    measured = profile.measure(frames.astype(np.float32))
+    drawn = curve.noise_curve(measured)
+    assert drawn.count("<polyline") == 3 and drawn.count("<circle") > 20
+    told = [float(each.split(" = ")[1].split()[0]) for each in curve.fitted(measured)]
+    assert told == pytest.approx([0.002] * 3, rel=0.05)
 
 
 @pytest.mark.parametrize("end, wanted", [(1.0, 6), (90.0, 5), (0.037, 4), (5.0, 6), (2e-9, 5)])
