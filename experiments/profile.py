@@ -69,7 +69,7 @@ def flat_fields(folder: Path) -> dict[str, Any]:
 def _pair(folder: Path, kind: str, exposure: int) -> np.ndarray:
     """Return two frames 2,H,W,1 float64 of one exposure, bright (b) or dark (d)."""
     names = (f"{kind}_{exposure:03d}_snap_{number:03d}.png" for number in (1, 2))
-    return np.stack([np.float64(n2n.read(folder / name).array)[..., None] for name in names])
+    return np.stack([n2n.read(folder / name).array[..., None] for name in names]).astype(float)
 
 
 def emva1288(bright: list[np.ndarray], dark: list[np.ndarray]) -> tuple[float, float, float]:
@@ -90,14 +90,14 @@ def _moments(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
 
 def planes(folder: Path) -> dict[str, Any]:
     """Return the profile's variance over the measured one, for each plane and point."""
-    mosaics = [np.float32(n2n.read(folder / f"frame{i}.tiff").array) / 65535 for i in (0, 1)]
+    mosaics = [n2n.read(folder / f"frame{i}.tiff").array for i in (0, 1)]
     frames = np.stack([np.stack([one[y::2, x::2] for y, x in PHASES], -1) for one in mosaics])
     profile = n2n.align(frames, register=False).profile
     figures: dict[str, Any] = {"linear": profile.linear}
     for name, side in (("surroundings", 5), ("pixelwise", 1)):
         table = [
-            [round(ratio, 3) for ratio in _ratios(profile, channel, frames[..., channel], side)]
-            for channel in range(4)
+            [round(ratio, 3) for ratio in _ratios(profile, channel, pair, side)]
+            for channel, pair in enumerate(np.moveaxis(frames / 65535, -1, 0))
         ]
         worst = float(np.abs(np.array(table) - 1).max())
         figures |= {name: table, f"{name}_worst": round(worst, 3)}
@@ -106,7 +106,7 @@ def planes(folder: Path) -> dict[str, Any]:
 
 def _ratios(profile: Any, channel: int, pair: np.ndarray, side: int) -> list[float]:
     """Return predicted over measured variance of a plane 2,h,w at its three points."""
-    first, second = pair.astype(np.float64)
+    first, second = pair
     mean = (first + second) / 2
     near, ratios = cv2.blur(mean, (side, side)), []
     for point in POINTS:

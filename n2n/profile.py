@@ -105,7 +105,7 @@ class Profile:
 
     def sigma_at(self, channel: int, level: float) -> float:
         """Return one channel's standard deviation at a brightness; see `variance`."""
-        return float(np.sqrt(self._of(channel, np.float64(level))))
+        return float(np.sqrt(self._of(channel, np.asarray(level))))
 
     def as_dict(self) -> dict[str, Any]:
         """Return all fields as JSON knows them."""
@@ -305,7 +305,9 @@ def _piled(plane: np.ndarray) -> np.ndarray:
     at = plane == high
     here = int(at.sum())
     near = int((plane >= high - 0.01 * (high - float(plane.min()))).sum()) - here
-    return np.float32(at if here > max(8, plane.size / 20_000) and here >= near / 2 else 0 * at)
+    return np.asarray(
+        at if here > max(8, plane.size / 20_000) and here >= near / 2 else 0 * at, np.float32
+    )
 
 
 def _bins(level: np.ndarray) -> Iterator[np.ndarray]:

@@ -146,7 +146,7 @@ def expected_frame(
     ramp tell it to 0.01 of one photograph's noise. For other corruptions `draws` photographs of
     the picture are averaged, each with a phase of the mosaic and a JPEG grid of its own: the error
     has 1/draws of one photograph's variance. With mosaic and JPEG a thousand of 512x512 pixels take
-    two to three minutes on two cores.
+    about two minutes on two cores.
 
     Raises:
         Error: ranges, which stand for many cameras, whose mean is no camera's; see `settled`.
@@ -285,7 +285,7 @@ def _wobble(shape: tuple[int, ...], local: float, seed: int, index: int) -> np.n
     rows = cv2.resize(rng.standard_normal((7, 1, 2)), size, interpolation=cv2.INTER_CUBIC)
     depth = cv2.resize(rng.standard_normal((4, 4, 2)), size, interpolation=cv2.INTER_CUBIC)
     field = rows + depth
-    return np.float32(local * field / np.hypot(field[..., 0], field[..., 1]).max())
+    return (local * field / np.hypot(field[..., 0], field[..., 1]).max()).astype(np.float32)
 
 
 def _field(move: np.ndarray, wobble: np.ndarray) -> np.ndarray:
@@ -298,11 +298,11 @@ def _field(move: np.ndarray, wobble: np.ndarray) -> np.ndarray:
     q = there
     # A pixel's wobble differs little from its neighbour's, so that each round is 10 times nearer.
     for _ in range(6):
-        at = np.float32(q)
+        at = q.astype(np.float32)
         shifted = cv2.remap(wobble, at[..., 0], at[..., 1], cv2.INTER_LINEAR,
                             borderMode=cv2.BORDER_REPLICATE)  # fmt: skip
         q = np.stack(_moved(move, x - shifted[..., 0], y - shifted[..., 1]), -1)
-    return np.float32(q - there)
+    return (q - there).astype(np.float32)
 
 
 def _moved(move: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -335,7 +335,7 @@ def _texture(size: float, channels: int, rng: np.random.Generator) -> np.ndarray
                    interpolation=cv2.INTER_CUBIC).reshape(side, side, channels)
         for cells in (3, max(3, side // 4))
     ]  # fmt: skip
-    return np.float32(np.clip(0.5 + 0.6 * layers[0] + 0.3 * layers[1], 0, 1))
+    return np.clip(0.5 + 0.6 * layers[0] + 0.3 * layers[1], 0, 1).astype(np.float32)
 
 
 def _places(

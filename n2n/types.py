@@ -139,6 +139,8 @@ class Burst:
     """Plain sentences about what is wrong with the frames, worst first."""
     names: tuple[str, ...] = ()
     """One name per frame."""
+    left_out: tuple[tuple[str, str], ...] = ()
+    """Name of each frame that is not used, and why: a sentence without its subject."""
     margin: int = 16
     """Pixels at the border that scores leave out: 16 plus the largest shift."""
 

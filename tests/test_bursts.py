@@ -408,6 +408,25 @@ def test_a_blurred_frame_is_left_out(sigma):
     assert burst.names == ("frame 1", "frame 2", "frame 3", "frame 5", "frame 6")
     assert len(burst.frames) == len(burst.weights) == len(burst.transforms) == 5
     assert "frame 4 shows" in burst.checks[0] and "it is left out" in burst.checks[0]
+    ((name, why),) = burst.left_out
+    assert name == "frame 4" and why.startswith("shows ") and why.endswith("while exposed")
+
+
+def test_sharpness_is_measured_against_the_reference():
+    truth = scene("astronaut")[100:356, 100:356]
+    frames = np.stack(noisy(truth, 5, 10))
+    frames[3] = noisy(blurred(truth, 1.0), 1, 10, seed=1)[0]
+    weights = np.ones((5, 256, 256, 1), np.float32)
+    found = checks.sharpness(frames, weights, 1)
+    assert found[1] == 1.0 and found[3] < 0.8
+    assert found[0] == pytest.approx(1, abs=0.1)
+    assert np.isnan(checks.sharpness(frames[:2], weights[:2], 0)).all()
+
+
+def test_frames_left_out_are_told_even_if_names_are_alike():
+    notes = [(1.0, "a 1 is odd."), (2.0, "a 10 is blurred: it is left out."), (3.0, "b moved.")]
+    found = checks.left_out(("a 1", "a 10", "b", "b"), ("a 1", "b"), notes)
+    assert found == (("a 10", "is blurred"), ("b", ""))
 
 
 def test_the_sharpest_frame_is_the_reference():

@@ -37,6 +37,7 @@ def align(
     names = tuple(names or (f"frame {index + 1}" for index in range(len(frames))))
     pictures = checks.usable(frames, names)
     first = _index(reference, len(pictures))
+    given = names
     found, notes = _found(pictures, first, register), list[checks.Note]()
     if register:
         better, notes = _less_blurred(pictures, found, names, first, reference is None)
@@ -73,6 +74,7 @@ def align(
         profile=profile,
         checks=tuple(text for _, text in sorted(notes, key=lambda note: -note[0])),
         names=names,
+        left_out=checks.left_out(given, names, notes),
         margin=16 + int(np.ceil(shift)),
     )
 

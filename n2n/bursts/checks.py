@@ -21,6 +21,7 @@ DETAIL, STRUCTURE = (1.0, 2.0), (4.0, 8.0)
 """Standard deviations in pixels of the Gaussians between which a band lies."""
 SHARPER = 1.05
 """Share of the first frame's fine detail from which on another is the better reference."""
+_LEFT_OUT = ": it is left out."
 Shares = dict[int, tuple[np.ndarray, np.ndarray]]
 """Detail of a frame and of the reference, by blocks."""
 Note = tuple[float, str]
@@ -89,7 +90,7 @@ def related(
     ]
     if len(kept) < 2:
         raise Error(f"{strange[0]}: fewer than two frames are left; choose frames of one scene")
-    return kept, [(100.0, f"{text}: it is left out.") for text in strange]
+    return kept, [(100.0, f"{text}{_LEFT_OUT}") for text in strange]
 
 
 def placed(
@@ -145,7 +146,7 @@ def sharp(
         worst = min(blurred, key=lambda index: blurred[index])
         kept.remove(worst)
         text = f"{names[worst]} shows {100 * blurred[worst]:.0f} % of the fine detail of"
-        text = f"{text} {names[first]}, as if moved while exposed: it is left out."
+        text = f"{text} {names[first]}, as if moved while exposed{_LEFT_OUT}"
         notes.append((70 - blurred[worst], text))
     return kept, notes
 
@@ -162,6 +163,29 @@ def sharpest(stack: np.ndarray, weights: np.ndarray, first: int) -> tuple[int, f
         if share > most and _certain(ours - SHARPER * theirs):
             best, most = index, share
     return best, most
+
+
+def sharpness(stack: np.ndarray, weights: np.ndarray, first: int) -> list[float]:
+    """Return each frame's share of the reference's fine detail; nan where noise hides it."""
+    shares = _shares(stack, weights, list(range(len(stack))), first)
+    found = {index: float(ours.sum() / theirs.sum()) for index, (ours, theirs) in shares.items()}
+    if found:
+        found[first] = 1.0
+    return [found.get(index, np.nan) for index in range(len(stack))]
+
+
+def left_out(
+    given: Sequence[str], kept: Sequence[str], notes: Sequence[Note]
+) -> tuple[tuple[str, str], ...]:
+    """Return the name of each given frame that was not kept, and why: the end of its sentence."""
+    rest, reasons = list(given), []
+    for name in kept:
+        rest.remove(name)
+    said = [text.removesuffix(_LEFT_OUT) for _, text in notes if text.endswith(_LEFT_OUT)]
+    for name in rest:
+        found = (text for text in said if text.startswith(f"{name} "))
+        reasons.append((name, next(found, "").removeprefix(f"{name} ")))
+    return tuple(reasons)
 
 
 def _blurred(shares: Shares) -> dict[int, float]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from n2n.cli import jobs, outputs
-from n2n.cli.screen import Screen, interval, shown
+from n2n.cli.screen import Screen, duration, interval, shown
 from n2n.types import Burst, Error, Fused, Picture
 
 STEPS = 2500
@@ -45,6 +45,9 @@ def run(options: Any) -> int:
     screen.result(f"written: {shown(job.out)} ({outputs.bits(job.dtype)} bits)")
     facts = _facts(job, burst, fused, options)
     facts |= {"steps": model.card["steps"], "seconds": round(seconds, 1), "device": device}
+    if options.report is not None:
+        _report(options.report, burst, fused, facts, picture)
+        screen.result(f"report: {shown(options.report)}")
     outputs.write_json(options.json, facts)
     return 0
 
@@ -60,6 +63,8 @@ def plan(options: Any) -> _Job:
     dtype = outputs.dtype_for(out, options.bits)
     jobs.check(out, options, paths)
     outputs.check_json(options.json, overwrite=options.overwrite, sources=[*paths, out])
+    others = [*paths, out, *([Path(options.json)] if options.json else [])]
+    outputs.check_report(options.report, overwrite=options.overwrite, sources=others)
     return _Job(paths, reference, out, dtype)
 
 
@@ -183,6 +188,31 @@ def _write(job: _Job, fused: Fused, picture: Picture, options: Any) -> None:
     images.write(job.out, array, like=picture, overwrite=options.overwrite or options.resume)
 
 
+def _report(path: str, burst: Burst, fused: Fused, facts: dict[str, Any], like: Picture) -> None:
+    """Write the page that tells all of a burst; it may be replaced, or `plan` had refused it."""
+    from n2n import report
+
+    height, width, channels = burst.frames.shape[1:]
+    settings = {
+        "picture": f"{Path(facts['out']).name}, {facts['bits']} bits",
+        "size": f"{width} x {height}, {channels} channel{'s' * (channels > 1)}",
+        "reference": facts["reference"],
+        "training": f"{facts['steps']:,} steps, seed {facts['seed']}",
+        "time": f"{duration(facts['seconds'])} on {facts['device']}",
+    }
+    report.write_page(
+        path,
+        burst,
+        fused,
+        title=Path(facts["out"]).name,
+        summary=summary(fused, len(burst.frames)),
+        settings=settings,
+        versions=facts["versions"],
+        icc=like.meta.get("icc"),
+        overwrite=True,
+    )
+
+
 def _facts(job: _Job, burst: Burst, fused: Fused, options: Any) -> dict[str, Any]:
     """Return what `--json` tells of the burst and its picture."""
     return {
@@ -192,6 +222,7 @@ def _facts(job: _Job, burst: Burst, fused: Fused, options: Any) -> dict[str, Any
         "reference": burst.names[burst.reference],
         "frames": list(fused.table),
         "checks": list(burst.checks),
+        "left_out": [{"frame": name, "why": why} for name, why in burst.left_out],
         "profile": None if burst.profile is None else burst.profile.as_dict(),
         "score": fused.score,
         "before": fused.before,

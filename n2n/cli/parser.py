@@ -16,6 +16,7 @@ examples:
   n2n denoise photo.png -o clean/        one picture at a time, with trained weights
   n2n train --clean photos/ --corrupt gaussian:0-50 -o mine.safetensors
   n2n evaluate --clean photos/ --corrupt gaussian:25 --model mine.safetensors
+  n2n score result.png --frames IMG_8.jpg IMG_9.jpg
 """
 
 
@@ -41,7 +42,7 @@ def make() -> argparse.ArgumentParser:
         "--version", action=_Version, nargs=0, help="print the versions and the device, and end"
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_demo, _burst, _denoise, _train, _evaluate, _inspect):
+    for add in (_demo, _burst, _denoise, _train, _evaluate, _score, _inspect):
         add(commands)
     return parser
 
@@ -112,6 +113,11 @@ def _burst(commands: Any) -> None:
         "from 1 (default: the first)",
     )
     _length(command, "2500")
+    command.add_argument(
+        "--report",
+        metavar="HTML",
+        help="write a page that shows before and after, what became of each frame, and all figures",
+    )
     command.add_argument(
         "--bits",
         type=int,
@@ -272,6 +278,21 @@ def _evaluate(commands: Any) -> None:
         default=1,
         metavar="N",
         help="draws of the noise for each picture of --clean (default: %(default)s)",
+    )
+    _json(command)
+
+
+def _score(commands: Any) -> None:
+    text = "Measure any program's picture without a clean one, by frames that it has not seen."
+    command = _add(commands, "score", "score", text)
+    command.add_argument("picture", metavar="PICTURE", help="the result to measure")
+    command.add_argument(
+        "--frames",
+        nargs="+",
+        required=True,
+        metavar="X",
+        help="two or more noisy frames of the same scene, a folder, or a TIFF stack; frames that "
+        "the picture was made of make the figure too good",
     )
     _json(command)
 

@@ -21,6 +21,8 @@ import numpy as np
 
 from n2n import images, metrics
 from n2n.corruptions import Gaussian, Poisson
+from n2n.evaluation.scoring import Scored as Scored
+from n2n.evaluation.scoring import score as score
 from n2n.tasks import gather, matched
 from n2n.types import Error
 
