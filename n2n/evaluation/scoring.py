@@ -60,8 +60,9 @@ def score(
     """Measure a picture without a clean one, whatever program made it.
 
     The frames need independent noise of mean zero; frames that the picture was made of flatter it.
-    What cannot be known from frames counts for nothing (see `n2n.metrics`), and what registration
-    leaves over counts against the picture.
+    What cannot be known from frames counts for nothing (see `n2n.metrics`). What registration
+    leaves over is not in the interval: a product of two frames' misplacements, of either sign. On
+    12 megapixels full of edges, misplaced by about 0.04 and -0.02 px, 40.0 dB became 40.8.
 
     Args:
         picture: H,W,C (or H,W) float32 in display units.
