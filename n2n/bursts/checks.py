@@ -17,8 +17,8 @@ RELATED = 0.5
 """Correlation of structure below which a frame shows another scene; strangers reach 0.3."""
 SHARP = 0.7
 """Share of the reference's fine detail below which a frame was moved or defocused."""
-DETAIL, STRUCTURE = (1.0, 2.0), (4.0, 8.0)
-"""Standard deviations in pixels of the Gaussians between which a band lies."""
+DETAIL = (1.0, 2.0)
+"""Standard deviations in pixels of the Gaussians between which fine detail lies."""
 SHARPER = 1.05
 """Share of the first frame's fine detail from which on another is the better reference."""
 _LEFT_OUT = ": it is left out."
@@ -200,38 +200,28 @@ def _blurred(shares: Shares) -> dict[int, float]:
 def _shares(stack: np.ndarray, weights: np.ndarray, kept: list[int], first: int) -> Shares:
     """Compare the detail of each frame with the reference's: sums over 32 blocks of both.
 
-    Detail is the band of 1 to 2 px, measured against the structure of 4 to 8 px. Its product with
-    the other frames' holds no noise, so that a noisy frame is not taken for a sharp one. Nothing is
-    returned of two frames, or of flat pictures.
+    Detail is the band of 1 to 2 px, at the reference's brightness. Its product with the other
+    frames' holds no noise, so that a noisy frame is not taken for a sharp one. Nothing is returned
+    of two frames, or of flat pictures.
     """
     known = np.flatnonzero(cv2.erode(weights[kept].min(0), np.ones((9, 9), np.uint8)).ravel() > 0)
     known = known[:: max(1, known.size // 300_000)]
     if len(kept) < 3 or known.size < 1000:
         return {}
-    fine, coarse = (
-        {index: _band(stack[index], *band).ravel()[known] for index in kept}
-        for band in (DETAIL, STRUCTURE)
-    )
+    bright = {index: float(grey(stack[index]).ravel()[known].mean()) for index in kept}
+    bands = {index: _band(stack[index], *DETAIL).ravel()[known] for index in kept}
+    total = np.sum(list(bands.values()), axis=0)
     shares = {}
     for index in kept:
-        ours, theirs = _products(fine, index, first)
+        rest = total - bands[index] - bands[first]
+        ours, theirs = (
+            np.array([block.sum() for block in np.array_split(rest * bands[i], 32)])
+            for i in (index, first)
+        )
         if index != first and _certain(theirs):
-            here, there = _products(coarse, index, first)
-            # Brighter frames have more of both.
-            shares[index] = (ours * there.sum() / max(here.sum(), 1e-20), theirs)
+            alike = bright[first] / bright[index] if min(bright.values()) > 0 else 1.0
+            shares[index] = (ours * alike, theirs)
     return shares
-
-
-def _products(
-    bands: dict[int, np.ndarray], index: int, first: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the products of two frames' bands with the sum of the others', summed in 32 blocks."""
-    rest = np.sum([band for i, band in bands.items() if i not in (index, first)], axis=0)
-    ours, theirs = (
-        np.array([block.sum() for block in np.array_split(rest * bands[i], 32)])
-        for i in (index, first)
-    )
-    return ours, theirs
 
 
 def _certain(blocks: np.ndarray) -> bool:
