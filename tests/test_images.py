@@ -472,31 +472,6 @@ def test_a_missing_reader_names_the_extra(tmp_path, monkeypatch, name, module):
     assert "pip install 'n2n[photo]'" in error_of(images.read, tmp_path / name)
 
 
-def test_raw_files_are_developed_to_16_bits(tmp_path, monkeypatch):
-    class Raw:
-        sizes = type("Sizes", (), {"iwidth": 31, "iheight": 23})
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def postprocess(self, **options):
-            assert options["output_bps"] == 16 and options["use_camera_wb"]
-            return sample("uint16")
-
-    class Rawpy:
-        imread = staticmethod(lambda path: Raw())
-
-    monkeypatch.setitem(sys.modules, "rawpy", Rawpy())
-    saved(tmp_path / "a.nef", format="TIFF", exif=exif(6))
-    picture = images.read(tmp_path / "a.nef")
-    np.testing.assert_array_equal(picture.array, sample("uint16"))
-    assert metadata.loads(picture.meta["exif"])[271] == "Maker"
-    assert images.declared_size(tmp_path / "a.nef") == (31, 23, 3)
-
-
 def test_a_missing_opencv_is_one_line_of_advice(tmp_path, monkeypatch):
     images.write(tmp_path / "a.png", sample("uint16"))
     monkeypatch.setitem(sys.modules, "cv2", None)

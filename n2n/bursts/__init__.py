@@ -13,7 +13,7 @@ import numpy as np
 
 from n2n import registration
 from n2n.bursts import checks
-from n2n.bursts.masks import clipping, hard_limit, motion
+from n2n.bursts.masks import clipping, hard_limit, motion, settled, unsaturated
 from n2n.bursts.noise import noise_profile
 from n2n.bursts.tone import matched
 from n2n.registration import Transform, largest, warp
@@ -26,13 +26,16 @@ def align(
     reference: int | None = None,
     register: bool = True,
     names: Sequence[str] | None = None,
+    exposed: bool = False,
 ) -> Burst:
     """Bring frames H,W,C (or H,W) float32 in display units into their reference's geometry.
 
     `reference` is an index, by default the first, or the least blurred one if that shows 5 % more
     fine detail; with `register=False` the frames are taken as aligned. Frames that show another
     scene, or are clearly blurred, are left out with a sentence in `checks`; what makes the burst
-    useless raises `Error` and names the frame.
+    useless raises `Error` and names the frame. Frames brighter or darker by more than
+    `checks.BRACKET` are a bracket, unless they are known to be equally `exposed`: then the light
+    has changed, and is matched.
     """
     names = tuple(names or (f"frame {index + 1}" for index in range(len(frames))))
     pictures = checks.usable(frames, names)
@@ -53,9 +56,11 @@ def align(
         found = [Transform(np.eye(3))] * len(found)
     stack, weights = _stack(pictures, found)
     del pictures
+    if not exposed:
+        checks.refuse_bracket(stack, weights, names, first, limit)
     # Before movement and tone: it must not depend on masks, nor on a gain given to a frame's noise.
     profile = noise_profile(stack, weights, found, first)
-    notes += _compared(stack, weights, first, names)
+    notes += _compared(stack, weights, first, names, limit)
     kept, blurred = checks.sharp(stack, weights, names, first)
     notes += blurred
     if len(kept) < len(stack):
@@ -128,7 +133,11 @@ def _stack(pictures: list[np.ndarray], found: list[Transform]) -> tuple[np.ndarr
 
 
 def _compared(
-    stack: np.ndarray, weights: np.ndarray, first: int, names: tuple[str, ...]
+    stack: np.ndarray,
+    weights: np.ndarray,
+    first: int,
+    names: tuple[str, ...],
+    limit: float | None,
 ) -> list[checks.Note]:
     """Take movement out of the weights and tone out of the frames, in place; say what shows."""
     notes: list[checks.Note] = []
@@ -138,12 +147,15 @@ def _compared(
         seen = float(weights[index].mean())
         frame, overlap = stack[index], weights[index]
         weight = overlap * motion(frame, stack[first], overlap)
-        notes += checks.exposure(frame, stack[first], weight, name, names[first])
-        alike = matched(frame, stack[first], weight)
+        lit = unsaturated(frame, stack[first], weight, limit)
+        notes += checks.exposure(frame, stack[first], lit, name, names[first])
+        alike, ends = matched(frame, stack[first], weight, limit)
         if alike is not frame:  # judged anew, since another light looks like movement
             weight = overlap * motion(alike, stack[first], overlap)
+        left = float(weight.mean())
+        if alike is not frame and limit is not None:
+            alike, weight = settled(frame, alike, stack[first], weight, ends, limit)
         stack[index], weights[index] = alike, weight
-        left = float(weights[index].mean())
         if seen - left > 0.2:
             text = f"{name} shows movement in {100 * (seen - left):.0f} % of the picture"
             notes.append((20 + seen - left, f"{text}: it is not used there."))

@@ -8,7 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
-from n2n.bursts.masks import slope
+from n2n.bursts.masks import slope, unsaturated
 from n2n.registration import Transform, largest
 from n2n.registration.geometry import cv2, grey
 from n2n.types import Error
@@ -24,6 +24,9 @@ SHARPER = 1.05
 _LEFT_OUT = ": it is left out."
 Shares = dict[int, tuple[np.ndarray, np.ndarray]]
 """Detail of a frame and of the reference, by blocks."""
+BRACKET = 1.2
+"""Factor of brightness beyond which frames were exposed differently; in a developed picture it is
+some 0.6 stops. Smaller differences are matched."""
 Note = tuple[float, str]
 """How bad (larger is worse), and a plain sentence."""
 
@@ -107,6 +110,48 @@ def placed(
             text = f"The place of {name} is known to {one.error:.1f} px only"
             notes.append((40 + one.error, f"{text}: too little structure to register it well."))
     return notes
+
+
+def refuse_bracket(
+    stack: np.ndarray,
+    weights: np.ndarray,
+    names: tuple[str, ...],
+    first: int,
+    limit: float | None,
+) -> None:
+    """Refuse registered frames N,H,W,C of clearly different brightness, or say nothing.
+
+    Raises:
+        Error: names the frames.
+    """
+    factors = [
+        1.0 if index == first else brightness(frame, stack[first], weight, limit)
+        for index, (frame, weight) in enumerate(zip(stack, weights, strict=True))
+    ]
+    odd = [index for index, factor in enumerate(factors) if abs(np.log(factor)) > np.log(BRACKET)]
+    if not odd:
+        return
+    told = ", ".join(f"{names[index]} ({factors[index]:.2f} x)" for index in odd[:3])
+    more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
+    raise Error(
+        f"{told}{more} against {names[first]}: frames of different exposure are a bracket, not a "
+        "burst; leave them out, or merge them in a program for HDR"
+    )
+
+
+def brightness(
+    frame: np.ndarray, reference: np.ndarray, weight: np.ndarray, limit: float | None
+) -> float:
+    """Return how much brighter a frame H,W,C is: the median ratio in the picture's brighter half.
+
+    1 where nothing is bright enough to tell. Movement in less than half of it changes little.
+    """
+    lit = unsaturated(frame, reference, weight, limit)[..., 0] > 0
+    ours, theirs = (cv2.blur(grey(one), (15, 15)) for one in (frame, reference))
+    if not lit.any():
+        return 1.0
+    bright = lit & (theirs >= np.median(theirs[lit])) & (np.minimum(ours, theirs) > 0)
+    return float(np.median(ours[bright] / theirs[bright])) if bright.any() else 1.0
 
 
 def exposure(

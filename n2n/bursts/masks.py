@@ -165,3 +165,57 @@ def clipping(stack: np.ndarray, weights: np.ndarray, first: int, limit: float | 
     highest = cv2.blur(mean, (5, 5)).reshape(mean.shape).max(-1)
     sigma = np.interp(highest, curve.at, curve.sigma)
     return (highest <= limit - sigma)[..., None].astype(np.float32)
+
+
+def highlight_noise(
+    frame: np.ndarray, reference: np.ndarray, weight: np.ndarray, limit: float
+) -> float:
+    """Return the standard deviation of a frame's noise in the brighter half of what is unclipped.
+
+    Frame and reference H,W,C, weight H,W,1.
+    """
+    known = (weight[..., 0] > 0) & (np.maximum(frame, reference).max(-1) < limit)
+    if not known.any():
+        return 0.0
+    bright = cv2.blur(grey(frame) + grey(reference), (5, 5))
+    rest = (frame - reference)[known & (bright >= np.median(bright[known]))]
+    return 1.4826 * float(np.median(np.abs(rest - np.median(rest, axis=0)))) / 2**0.5
+
+
+def unsaturated(
+    frame: np.ndarray, reference: np.ndarray, weight: np.ndarray, limit: float | None
+) -> np.ndarray:
+    """Return `weight` H,W,1 less the places where a channel of either picture H,W,C nears `limit`.
+
+    By the mean over 5x5 pixels and 2 sigma, beyond which clipping moves a mean by 0.01 sigma.
+    """
+    if limit is None:
+        return weight
+    end = limit - 2 * highlight_noise(frame, reference, weight, limit)
+    tops = [cv2.blur(one, (5, 5)).reshape(one.shape).max(-1) for one in (frame, reference)]
+    return weight * (np.maximum(*tops) <= end)[..., None].astype(np.float32)
+
+
+def settled(
+    frame: np.ndarray,
+    alike: np.ndarray,
+    reference: np.ndarray,
+    weight: np.ndarray,
+    ends: np.ndarray,
+    limit: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Settle the highlights of a frame H,W,C after it was brought to the reference's exposure.
+
+    Its clipped samples lie at `ends` (C) there. Where the reference is clipped too, white stays
+    white; where it is not, samples beyond the end are no measurements and the weight is 0; what now
+    lies beyond `limit` the reference's camera would have clipped. Decided once per place, by the
+    mean of both pictures over 5x5 pixels. Returns `alike` and `weight` H,W,1.
+    """
+    sigma = highlight_noise(alike, reference, weight, limit)
+    alike, lost = np.minimum(alike, np.float32(limit)), np.zeros(frame.shape[:2], bool)
+    for channel in np.flatnonzero(ends < limit - sigma / 4):
+        ours, clipped, theirs = (one[..., channel] for one in (alike, frame, reference))
+        white = cv2.blur((clipped + theirs) / 2, (5, 5)) > limit - sigma
+        lost |= ~white & (cv2.blur((ours + theirs) / 2, (5, 5)) > ends[channel])
+        alike[..., channel] = np.where(white, clipped, ours)
+    return alike, weight * ~lost[..., None]

@@ -11,7 +11,8 @@ from typing import Any
 
 from n2n.images import metadata
 from n2n.images.quiet import blamed, quoted
-from n2n.images.reading import HEIF, RAW, software
+from n2n.images.raw import RAW
+from n2n.images.reading import HEIF, software
 from n2n.images.writing import WRITABLE
 from n2n.types import Error
 

@@ -14,14 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from n2n.images import metadata, tiff
+from n2n.images import metadata, raw, tiff
 from n2n.images.quiet import blamed, check_size, opencv, photo_extra, quiet, quoted, too_large
 from n2n.types import Error, Picture
 
-RAW = frozenset(
-    ".3fr .arw .cr2 .cr3 .crw .dng .erf .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .raw .rw2"
-    " .rwl .sr2 .srf .srw .x3f".split()
-)
 HEIF = frozenset((".heic", ".heif", ".hif", ".avif"))
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "PPM", "GIF", "TIFF", "AVIF", "HEIF")
 _MODES = {"1": "L", "I;16": "L", "I": "L", "P": "RGB", "PA": "RGBA", "YCbCr": "RGB", "RGBX": "RGB"}
@@ -35,7 +31,8 @@ def read(path: Any) -> Picture:
     meta holds exif (bytes, orientation 1, no thumbnail), icc (bytes or None), alpha (H,W or None),
     dtype, format, path and software. Palettes become RGB, single bits uint8 0 and 255. Raises
     Error for what is missing, too large, damaged, no picture, CMYK or LAB, for a burst (several
-    pages: use `read_pages`), and for RAW and HEIC without the `photo` extra.
+    pages: use `read_pages`), and for RAW and HEIC without the `photo` extra. RAW is linear camera
+    RGB, uint16 (`raw.read`); `developed` makes sRGB of it.
     """
     return _read(path, several=False)[0]
 
@@ -58,11 +55,10 @@ def declared_size(path: Any) -> tuple[int, int, int]:
     with quiet(), blamed(path):
         kind = kind_of(path)
         if kind == "raw":
-            with _rawpy(path).imread(str(path)) as raw:
-                return raw.sizes.iwidth, raw.sizes.iheight, 3
+            return raw.declared_size(path)
         if kind == "tiff":
             return tiff.declared_size(path)
-        with _opened(path) as image:
+        with opened(path) as image:
             return *image.size, len(_mode(path, image))
 
 
@@ -71,20 +67,33 @@ def software(path: Any) -> str:
     try:
         path = existing(path)
         with quiet(), blamed(path):
-            if kind_of(path) != "pillow":
+            kind = kind_of(path)
+            if kind == "raw":
+                with raw.exif_of(path) as exif:
+                    return metadata.software_of(exif)
+            if kind == "tiff":
                 with path.open("rb") as file:
                     return metadata.software_of(metadata.tiff_exif(file))
-            with _opened(path) as image:
+            with opened(path) as image:
                 return _software_early(image)
     except Error:
         return ""
 
 
-def _software_early(image: Any) -> str:
+def early_exif(image: Any) -> Any:
+    """Return the EXIF of an open picture as far as its header tells; nothing is decoded."""
     # Pillow decodes a whole PNG to look for EXIF behind the pixels; n2n writes it before them.
     if image.format == "PNG" and "exif" not in image.info:
+        from PIL import Image
+
+        return Image.Exif()
+    return image.getexif()
+
+
+def _software_early(image: Any) -> str:
+    if image.format == "PNG" and "exif" not in image.info:
         return str(image.info.get("Software", ""))
-    return metadata.software_of(image.getexif())
+    return metadata.software_of(early_exif(image))
 
 
 def _read(path: Any, several: bool) -> list[Picture]:
@@ -92,10 +101,10 @@ def _read(path: Any, several: bool) -> list[Picture]:
     with quiet(), blamed(path):
         kind = kind_of(path)
         if kind == "raw":
-            return [_raw(path)]
+            return [raw.read(path)]
         if kind == "tiff":
             return tiff.read(path, several)
-        with _opened(path) as image:
+        with opened(path) as image:
             return list(_pillow(path, image, several))
 
 
@@ -113,7 +122,7 @@ def existing(path: Any) -> Path:
 def kind_of(path: Path) -> str:
     """Say who reads a file: raw, tiff or pillow."""
     # RAW files are TIFFs inside, whose first page is the camera's thumbnail: the name decides.
-    if path.suffix.lower() in RAW:
+    if path.suffix.lower() in raw.RAW:
         return "raw"
     with path.open("rb") as file:
         start = file.read(4)
@@ -121,7 +130,7 @@ def kind_of(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def opened(path: Path) -> Iterator[Any]:
     """Open by Pillow, header only; the declared size is checked before anything is decoded."""
     from PIL import Image
 
@@ -158,21 +167,27 @@ def _mode(path: Path, image: Any) -> str:
     return _WITH_ALPHA.get(mode, mode) if transparent else mode
 
 
-def _pages(path: Path, image: Any, several: bool) -> int:
+def count(image: Any) -> int:
+    """Return how many pictures an open file holds."""
     # A phone's JPEG may carry previews and gain maps as further pictures (MPO).
-    count = 1 if image.format in ("MPO", "HEIF", "AVIF") else getattr(image, "n_frames", 1)
-    if count > 1 and not several:
-        raise tiff.burst_error(path, count)
+    return 1 if image.format in ("MPO", "HEIF", "AVIF") else getattr(image, "n_frames", 1)
+
+
+def _pages(path: Path, image: Any, several: bool) -> int:
+    pages = count(image)
+    if pages > 1 and not several:
+        raise tiff.burst_error(path, pages)
     width, height = image.size
-    check_size(path, width, height, len(_mode(path, image)), 2 if _deep(path, image) else 1, count)
-    return count
+    check_size(path, width, height, len(_mode(path, image)), 2 if _deep(path, image) else 1, pages)
+    return pages
 
 
 def _pillow(path: Path, image: Any, several: bool) -> Iterator[Picture]:
     for index in range(_pages(path, image, several)):
-        image.seek(index)
+        if index:  # a HEIC is opened at its main picture, which need not be its first
+            image.seek(index)
         image.load()  # for 16 bits too: finds truncated files, and EXIF behind the pixels
-        array = _deep_pixels(path) if _deep(path, image) else _pixels(path, image)
+        array = _deep_pixels(path, image) if _deep(path, image) else _pixels(path, image)
         exif = image.getexif()
         orientation = metadata.orientation_of(exif)
         written_by = str(image.info.get("Software", "")) or metadata.software_of(exif)
@@ -195,6 +210,8 @@ def _deep(path: Path, image: Any) -> bool:
     if image.format == "PNG":
         with path.open("rb") as file:
             return file.read(25)[24:] == b"\x10"
+    if image.format == "HEIF":
+        return image.info.get("bit_depth", 8) > 8
     return image.format == "PPM" and _white(path) > 255
 
 
@@ -205,7 +222,9 @@ def _white(path: Path) -> int:
     return int(fields[3]) if deep else 1
 
 
-def _deep_pixels(path: Path) -> np.ndarray:
+def _deep_pixels(path: Path, image: Any) -> np.ndarray:
+    if image.format == "HEIF":
+        return _deep_heif(path, image.info["bit_depth"])
     cv2 = opencv()
     data = np.fromfile(path, np.uint8)  # cv2.imread cannot open every name on Windows
     array = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
@@ -218,18 +237,9 @@ def _deep_pixels(path: Path) -> np.ndarray:
     return array if white == 65535 else np.rint(array * (65535 / white)).astype(np.uint16)
 
 
-def _rawpy(path: Path) -> Any:
-    return photo_extra(path, "RAW", "rawpy")
-
-
-def _raw(path: Path) -> Picture:
-    """Develop a RAW file to 16 bits with the camera's white balance; libraw turns it upright."""
-    with _rawpy(path).imread(str(path)) as raw:
-        check_size(path, raw.sizes.iwidth, raw.sizes.iheight, 3, 2)
-        array = raw.postprocess(use_camera_wb=True, no_auto_bright=True, output_bps=16)
-    with path.open("rb") as file:
-        exif = metadata.tiff_exif(file)
-        meta: dict[str, Any] = {"format": "RAW", "path": str(path)}
-        meta["software"] = metadata.software_of(exif)
-        meta |= {"icc": None, "exif": metadata.packed(exif, metadata.DESCRIPTIVE)}
-    return tiff.picture(array, meta, alpha=False)
+def _deep_heif(path: Path, bits: int) -> np.ndarray:
+    """Return the 10 or 12 bits of a HEIC, of which Pillow's plugin keeps 8, in 16."""
+    heif = photo_extra(path, "HEIC and AVIF", "pillow_heif")
+    array = np.asarray(heif.open_heif(path, convert_hdr_to_8bit=False))
+    # They lie at the upper end: as of PNM, the format's white becomes the type's.
+    return np.rint((array >> (16 - bits)) * (65535 / (2**bits - 1))).astype(np.uint16)

@@ -45,6 +45,14 @@ def declared_size(path: Path) -> tuple[int, int, int]:
         return page.imagewidth, page.imagelength, channels
 
 
+def count(path: Path) -> int:
+    """Return how many pictures a TIFF holds."""
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        return len(pages_of(path, file))
+
+
 def burst_error(path: Path, count: int) -> Error:
     """Say that a file holds several pictures."""
     return Error(
