@@ -105,12 +105,16 @@ def _burst(commands: Any) -> None:
     command.add_argument(
         "frames", nargs="+", metavar="FRAMES", help="pictures, a folder of them, or a TIFF stack"
     )
-    _out(command, "picture to write, or a folder for it; <reference>-n2n.png if not given")
+    _out(
+        command,
+        "picture to write, or a folder for it; if not given, <frame>-n2n.png after the first "
+        "frame or that of --reference",
+    )
     command.add_argument(
         "--reference",
         metavar="F",
         help="the frame whose framing and exposure the picture gets: its file name, or its number "
-        "from 1 (default: the first)",
+        "from 1 (default: the first, or the sharpest if that shows 5 % more detail)",
     )
     _length(command, "2500")
     command.add_argument(
