@@ -99,7 +99,9 @@ class Task:
     penalty: Callable[[Array], Array] | None = None
     """(prediction) -> elementwise, added to the loss."""
     score: Callable[[Callable[[Array], Array]], float] | None = None
-    """(predict) -> higher is better; on the host between chunks; chooses the best weights."""
+    """(predict) -> higher is better; on the host, 32 times in a run; chooses the best weights."""
+    patience: float | None = None
+    """Share of the run without a better score after which the rate falls at once; None: never."""
     arrange: Callable[[int, int], Task] | None = None
     """(batch, crop) -> this task cut for that batch and crop; None: the pool is fixed."""
     cut: tuple[int, int] | None = None
@@ -131,11 +133,14 @@ class Burst:
     scale: tuple[float, float] = (0.0, 1.0)
     """Robust range (0.1 %, 99.9 %) of all frames."""
     profile: Any = None
-    """Noise profile, where one was measured."""
+    """The noise of one frame as it was taken, an `n2n.profile.Profile`; None where the frames are
+    too small to measure it."""
     checks: tuple[str, ...] = ()
     """Plain sentences about what is wrong with the frames, worst first."""
     names: tuple[str, ...] = ()
     """One name per frame."""
+    left_out: tuple[tuple[str, str], ...] = ()
+    """Name of each frame that is not used, and why: a sentence without its subject."""
     margin: int = 16
     """Pixels at the border that scores leave out: 16 plus the largest shift."""
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from skimage import data
 
-from n2n.bursts import align
+from n2n.bursts import align, checks
 from n2n.bursts.checks import placed
 from n2n.bursts.masks import clipping, hard_limit, motion
 from n2n.registration import Transform
@@ -54,6 +54,13 @@ def test_false_alarms_of_movement_stay_under_one_percent(name, sigma):
     assert 1 - motion(second, first, ones(first)).mean() < 0.01
 
 
+def test_false_alarms_stay_rare_in_large_frames(monkeypatch):
+    monkeypatch.setattr("n2n.bursts.masks.LARGE", 0)
+    first, second = noisy(scene("coffee")[:399, :597], 2, 15)
+    weight = motion(second, first, ones(first))
+    assert weight.shape == (*first.shape[:2], 1) and 1 - weight.mean() < 0.01
+
+
 def test_false_alarms_stay_rare_in_correlated_noise():
     """Neighbours correlated as after demosaicking and JPEG: the white-noise rule would fail."""
     rng = np.random.default_rng(1)
@@ -72,13 +79,16 @@ def test_false_alarms_stay_rare_under_exposure_and_a_tenth_of_a_pixel():
 
 
 @pytest.mark.parametrize("sigma", [5, 25])
-def test_a_moving_square_is_masked_and_the_background_is_not(sigma):
+@pytest.mark.parametrize("large", [False, True])
+def test_a_moving_square_is_masked_and_the_background_is_not(sigma, large, monkeypatch):
+    if large:
+        monkeypatch.setattr("n2n.bursts.masks.LARGE", 0)
     first, second = noisy(scene(), 2, sigma, seed=2)
     second[100:150, 200:250] += 0.25
     weight = motion(second, first, ones(first))[..., 0]
     assert weight[102:148, 202:248].max() == 0
-    far = np.ones_like(weight, bool)
-    far[85:165, 185:265] = False
+    far, wide = np.ones_like(weight, bool), 30 if large else 15
+    far[100 - wide : 150 + wide, 200 - wide : 250 + wide] = False
     assert 1 - weight[far].mean() < 0.01
 
 
@@ -313,8 +323,8 @@ def test_worst_fault_comes_first():
     frames = noisy(scene(), 4)
     frames[1] *= 1.1
     frames[3] = noisy(scene("coffee")[:200, :300], 1, seed=9)[0]
-    checks = align(frames).checks
-    assert len(checks) == 2 and "does not show" in checks[0] and "brighter" in checks[1]
+    found = align(frames).checks
+    assert len(found) == 2 and "does not show" in found[0] and "brighter" in found[1]
 
 
 @pytest.mark.parametrize("reference", [3, -4])
@@ -477,13 +487,47 @@ def test_a_blurred_frame_is_left_out(sigma):
     assert burst.names == ("frame 1", "frame 2", "frame 3", "frame 5", "frame 6")
     assert len(burst.frames) == len(burst.weights) == len(burst.transforms) == 5
     assert "frame 4 shows" in burst.checks[0] and "it is left out" in burst.checks[0]
+    ((name, why),) = burst.left_out
+    assert name == "frame 4" and why.startswith("shows ") and why.endswith("while exposed")
 
 
-def test_a_sharper_frame_is_recommended_as_the_reference():
+def test_sharpness_is_measured_against_the_reference():
+    truth = scene("astronaut")[100:356, 100:356]
+    frames = np.stack(noisy(truth, 5, 10))
+    frames[3] = noisy(blurred(truth, 1.0), 1, 10, seed=1)[0]
+    weights = np.ones((5, 256, 256, 1), np.float32)
+    found = checks.sharpness(frames, weights, 1)
+    assert found[1] == 1.0 and found[3] < 0.8
+    assert found[0] == pytest.approx(1, abs=0.1)
+    assert np.isnan(checks.sharpness(frames[:2], weights[:2], 0)).all()
+
+
+def test_frames_left_out_are_told_even_if_names_are_alike():
+    notes = [(1.0, "a 1 is odd."), (2.0, "a 10 is blurred: it is left out."), (3.0, "b moved.")]
+    found = checks.left_out(("a 1", "a 10", "b", "b"), ("a 1", "b"), notes)
+    assert found == (("a 10", "is blurred"), ("b", ""))
+
+
+def test_the_sharpest_frame_is_the_reference():
     truth = scene("astronaut")[100:356, 100:356]
     first = noisy(blurred(truth, 1.5), 1, 5, seed=1)[0]
-    burst = align([first, *noisy(truth, 3, 5)])
-    assert len(burst.frames) == 4 and "frame 1 is less sharp than frame" in burst.checks[0]
+    frames = [first, *noisy(truth, 3, 5)]
+    burst = align(frames)
+    assert burst.reference > 0 and burst.names[burst.reference] in burst.checks[-1]
+    assert "more fine detail than frame 1: it is the reference" in burst.checks[-1]
+    named = align(frames, reference=0)
+    assert len(named.frames) == 4 and "take it for a sharper picture" in named.checks[0]
+    assert named.names[named.reference] == "frame 1"
+
+
+@pytest.mark.parametrize("sigma, changes", [(0.5, True), (0.35, False)])
+def test_the_first_frame_is_the_reference_unless_another_has_5_percent_more(sigma, changes):
+    truth = scene("astronaut")[60:380, 60:380]
+    dull = blurred(truth, sigma)
+    sharp, soft = (checks._band(one, *checks.DETAIL) for one in (truth, dull))
+    assert (np.vdot(sharp, sharp) / np.vdot(soft, sharp) > 1.05) == changes
+    frames = [noisy(0.9 * dull, 1, 3, seed=1)[0], *noisy(truth, 4, 3)]
+    assert (align(frames).reference > 0) == changes
 
 
 def test_half_of_the_frames_stay_however_blurred():

@@ -131,7 +131,7 @@ def test_gain_and_read_noise_are_drawn_by_stops() -> None:
     assert abs(drawn.mean() / drawn.max() - 0.5) < 5 * math.sqrt(1 / 12 / 400) + 0.02
 
 
-def test_a_second_photograph_is_by_the_same_camera() -> None:
+def test_a_second_photograph_differs_in_its_noise_alone() -> None:
     camera = Camera((1e-6, 1e-2), 0, (1.8, 2.4), (1, 2), (1, 2), 0.5)
     keys, clean = jax.random.split(jax.random.key(22), 60), jnp.full((32, 32, 3), 0.5)
     again = jax.jit(jax.vmap(lambda key, own: camera.again(key, own, clean).image))
@@ -141,19 +141,18 @@ def test_a_second_photograph_is_by_the_same_camera() -> None:
     # Four decades of variance, each known to 5 %; of 60 pairs a correlation varies by 1 / 8.
     assert np.corrcoef(log[0], log[1])[0, 1] > 0.98
     assert abs(np.corrcoef(log[0], log[2])[0, 1]) < 5 / math.sqrt(60)
-    # The noise is drawn anew; a demosaicked field of 3,072 has a tenth as many free values.
+    # A demosaicked field of 3,072 has a tenth as many free values.
     pairs = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(noise, same, strict=True)]
     assert np.abs(pairs).max() < 5 / math.sqrt(307)
 
 
-def test_a_second_photograph_is_through_the_same_mosaic() -> None:
+def test_a_second_photograph_without_noise_is_the_first() -> None:
     camera, clean = Camera(0, 0, mosaic=0.5), jax.random.uniform(jax.random.key(21), (32, 32, 3))
-    keys = jax.random.split(jax.random.key(23), 60)
+    keys = jax.random.split(jax.random.key(23), 20)
     again = jax.jit(jax.vmap(lambda key, own: camera.again(key, own, clean).image))
-    first, second = photographs(camera, keys, clean), again(keys, keys[::-1])
-    through = [np.abs(np.asarray(each - clean)).max((1, 2, 3)) > 1e-5 for each in (first, second)]
-    np.testing.assert_array_equal(*through)
-    assert 0 < through[0].sum() < 60 and not np.array_equal(first, second)
+    first = photographs(camera, keys, clean)
+    np.testing.assert_allclose(again(keys, keys[::-1]), first, atol=1e-6)
+    assert len(np.unique(np.asarray(first).reshape(20, -1), axis=0)) > 2
 
 
 def test_white_balance_raises_the_noise_of_red_and_blue() -> None:
@@ -243,18 +242,13 @@ def test_grey_pictures_have_neither_balance_nor_mosaic() -> None:
 
 def test_jpeg_comes_last() -> None:
     clean = jnp.asarray(samples.astronaut()[180:260, 150:246], jnp.float32) / 255
-    keys = jax.random.split(jax.random.key(16), 20)
-    errors = []
-    for quality in (10, 90):
-        images = np.asarray(photographs(Camera(0, 0, quality=quality), keys, clean), np.float64)
-        np.testing.assert_allclose(255 * images, np.round(255 * images), atol=1e-4)
-        errors.append(np.square(images - clean).mean((1, 2, 3)))
-    drawn = np.asarray(photographs(Camera(0, 0, quality=(10, 90)), keys, clean))
-    mixed = np.square(drawn - clean).mean((1, 2, 3))
-    assert errors[1].max() < 0.5 * errors[0].min()
-    assert errors[1].min() < mixed.min() < mixed.mean() < mixed.max() < errors[0].max()
-    chroma = [photograph(Camera(0, 0, quality=90, chroma=c), keys[0], clean) for c in (0, 1)]
-    assert not np.array_equal(*chroma)
+    keys = jax.random.split(jax.random.key(16), 40)
+    images = photographs(Camera(0, 0, quality=(10, 90)), keys, clean)
+    images = np.asarray(images, np.float64)
+    np.testing.assert_allclose(255 * images, np.round(255 * images), atol=1e-4)
+    errors = np.square(images - clean).mean((1, 2, 3))
+    # The best of 40 qualities is above 70, the worst below 30; their errors differ by 2.4.
+    assert errors.max() > 2 * errors.min()
 
 
 @pytest.mark.parametrize("field", ["mosaic", "quality"])
@@ -276,6 +270,7 @@ def test_what_is_off_is_not_computed() -> None:
     assert "select_n" in program(Camera(0.01, 0.005, mosaic=1))
 
 
+@pytest.mark.slow
 def test_a_training_step_runs() -> None:
     pictures = [samples.astronaut()[:96, 150:246]]
     camera = parse("camera:0.001-0.02,0.001-0.01,2.2,1.5-2.4,1.2-2,0.7,70-98,0.5")

@@ -21,6 +21,7 @@ import n2n
 from n2n import cli, images, networks
 from n2n.cli import burst, demo, evaluate, inspection, jobs, outputs, parser, screen, train
 from n2n.images.writing import _ENCODERS
+from n2n.profile import Curve, Profile
 from n2n.training import Event, TrainConfig
 from n2n.types import Error, Failure, Fused, Interrupted, Score
 
@@ -150,10 +151,12 @@ def test_burst_stopped_and_resumed_as_a_user(frames, capsys):
     assert jobs.holds_run(out) and not (folder / "lock").exists()
     assert "--resume" in refused(capsys, "burst", frames, "--reference", "2")
     steps = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["step"] + 1
-    status, text, err = user(
-        "burst", frames, "--reference", "IMG_2.png", "--steps", steps, "--resume", "--json", "-"
-    )
+    line = ["burst", frames, "--reference", "IMG_2.png", "--steps", steps, "--resume"]
+    report = frames.parent / "report.html"
+    status, text, err = user(*line, "--json", "-", "--report", report)
     assert status == 0, err
+    told = report.read_text("utf-8")
+    assert all(name in told for name in (*before, out.name, f"{steps:,} steps, seed 0"))
     facts = json.loads(text)
     assert facts["reference"] == "IMG_2.png" and facts["steps"] == steps and facts["seconds"] > 0
     assert [row["frame"] for row in facts["frames"]] == before and facts["device"]
@@ -309,6 +312,9 @@ def test_help_comes_at_once():
         "evaluate --clean x --corrupt gaussian:25 --method median",
         "evaluate --clean x --corrupt gaussian:25 --method mean --model gaussian",
         "evaluate --input x --reference y --repeat 2",
+        "score",
+        "score x",
+        "score x --frames y",
         "inspect",
         "inspect nowhere",
         "inspect nothing.safetensors",
@@ -378,9 +384,15 @@ def test_burst_refuses_outputs_before_any_work(frames, capsys):
     assert "cannot write" in refused(capsys, "burst", frames, "-o", frames / "out.gif")
     assert "exists" in refused(capsys, "burst", frames, "--json", taken)
     assert "pictures to read" in refused(capsys, "burst", frames, "--json", first, "--overwrite")
+    page = taken.with_suffix(".html")
+    page.write_bytes(b"mine")
+    assert "exists" in refused(capsys, "burst", frames, "--report", page)
+    assert ".html" in refused(capsys, "burst", frames, "--report", first, "--overwrite")
+    both = ("--json", page, "--report", page, "--overwrite")
+    assert "pictures to read" in refused(capsys, "burst", frames, *both)
     assert "number" in refused(capsys, "burst", frames, "--reference", 5)
     assert "number" in refused(capsys, "burst", frames, "--reference", "IMG_9.png")
-    assert taken.read_bytes() == b"mine"
+    assert taken.read_bytes() == page.read_bytes() == b"mine"
     assert names(frames) == [f"IMG_{number}.png" for number in range(1, 5)]
 
 
@@ -510,6 +522,28 @@ def test_inspect_frames(frames, capsys):
     out, err = capsys.readouterr()
     assert "IMG_1.png (reference)" in out and "4 frames of 96 x 96, 3 channels" in out
     assert err == "" and len(names(frames)) == 4
+    assert "a line fits" in out and "where 1 is white" in out
+    assert all(any(x.startswith(c) for x in out.splitlines()) for c in ("red", "green", "blue"))
+
+
+def test_inspect_as_json(frames, model, capsys):
+    assert cli.main(["inspect", str(frames), "--json", "-"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert [one["name"] for one in facts["frames"]] == names(frames)
+    assert facts["size"] == [96, 96, 3] and facts["reference"] == "IMG_1.png"
+    assert len(facts["profile"]["gain"]) == len(facts["profile"]["curves"]) == 3
+    assert cli.main(["inspect", str(model), "--json", "-"]) == 0
+    assert "width 4" in json.loads(capsys.readouterr().out)["network"]
+
+
+def test_noise_is_told_in_a_row_for_each_channel():
+    bent = Curve((0.1, 0.5, 0.9), (1e-4, 4e-4, 1e-4), (64,) * 3, (False,) * 3)
+    profile = Profile((1e-3, 0.0), (1e-6, 2e-4), (True, False), (bent, bent))
+    first, second = inspection.noise_rows(profile)
+    assert first[:3] == ("channel 1", "0.001", "0.001") and first[-1] == "yes"
+    assert second == ("channel 2", "-", "-", "0.01 (0.1)", "0.02 (0.5)", "0.01 (0.9)", "no")
+    black = Profile((1e-3,), (-1e-6,), (True,), (bent,))
+    assert inspection.noise_rows(black)[0][:3] == ("grey", "0.001", "-")
 
 
 @pytest.fixture
@@ -690,7 +724,9 @@ def test_depths_agree_with_the_writer():
     }
 
 
-@pytest.mark.parametrize("name", ["demo", "burst", "denoise", "train", "evaluate", "inspect"])
+@pytest.mark.parametrize(
+    "name", ["demo", "burst", "denoise", "train", "evaluate", "score", "inspect"]
+)
 def test_every_command_explains_itself(capsys, name):
     assert cli.main([name, "--help"]) == 0
     text = capsys.readouterr().out

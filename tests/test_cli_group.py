@@ -157,6 +157,7 @@ def test_what_does_not_go_with_group(folder, tmp_path, made, capsys):
     assert "--reference" in refused(capsys, folder, "--group", "--reference", 1)
     assert "name a folder" in refused(capsys, folder, "--group", "-o", taken)
     assert "--group" in refused(capsys, folder, "--gap", 5)
+    assert "name a folder" in refused(capsys, folder, "--group", "--report", "page.html")
     other = tmp_path / "others"
     other.mkdir()
     for number, second in ((1, 200), (2, 201)):
@@ -191,7 +192,9 @@ def test_frames_are_read_and_results_written(tmp_path, monkeypatch, capsys):
     for number, second, seed in ((1, 0, 1), (2, 1, 1), (3, 30, 3), (4, 31, 4)):
         photograph(tmp_path / f"IMG_{number}.jpg", second, seed)
     out = tmp_path / "out"
-    assert run(tmp_path, "--group", "-o", out, "--json", tmp_path / "all.json") == 2
+    given = ["-o", out, "--json", tmp_path / "all.json", "--report", tmp_path / "pages"]
+    assert run(tmp_path, "--group", *given) == 2
+    assert [path.name for path in (tmp_path / "pages").iterdir()] == ["IMG_3-n2n.html"]
     assert [path.name for path in out.iterdir()] == ["IMG_3-n2n.png"]
     assert images.read(out / "IMG_3-n2n.png").array.dtype == np.uint16
     text, err = capsys.readouterr()

@@ -50,6 +50,13 @@ SPECS = [
     "text:0-0.5",
     "jpeg:10-60",
     "jpeg:90,0.5",
+    "grey+gaussian:10",
+    "grey",
+    "blur:1-3",
+    "motion:9-25",
+    "motion:15,30",
+    "defocus:2-8",
+    "motion:15,30+gaussian:2",
     "brown:25,4",
     "brown:0-50,1.5-4",
     "camera:0.01,0.005",
@@ -94,6 +101,16 @@ def test_clean_is_the_picture() -> None:
     image, weight = observe(Clean(), 1, clean)
     np.testing.assert_array_equal(image, clean)
     np.testing.assert_array_equal(weight, 1)
+
+
+def test_grey_is_the_luma_in_every_channel() -> None:
+    clean = jax.random.uniform(jax.random.key(30), (5, 6, 3))
+    image = corruptions.Grey()(jax.random.key(0), clean).image
+    wanted = np.asarray(clean) @ [0.299, 0.587, 0.114]
+    for channel in range(3):
+        np.testing.assert_allclose(image[..., channel], wanted, atol=1e-6)
+    single = clean[..., :1]
+    np.testing.assert_array_equal(corruptions.Grey()(jax.random.key(0), single).image, single)
 
 
 def test_gaussian_moments() -> None:
@@ -270,8 +287,8 @@ def test_keys_decide_and_jit_and_vmap_agree(name: str) -> None:
     clean = jax.random.uniform(jax.random.key(22), (3, 12, 10, 3))
     batch = apply_all(corruption, keys, clean)
     assert batch.image.shape == (3, 12, 10, 3) and batch.weight.shape == (3, 12, 10, 1)
-    # Poisson's loops take seconds to compile piece by piece.
-    alone = functools.partial(apply, corruption) if name == "poisson" else corruption
+    # Poisson's loops and JPEG's many steps take seconds to compile piece by piece.
+    alone = functools.partial(apply, corruption) if name in ("poisson", "jpeg") else corruption
     again = alone(keys[0], clean[0])
     assert isinstance(again, Observation)
     # Eager and fused differ by roundings; a camera's display curve is steep near black.

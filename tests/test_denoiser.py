@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import json
 import math
@@ -16,6 +17,7 @@ import n2n
 from n2n import checkpoints, networks
 from n2n.denoiser import Denoiser
 from n2n.networks import UNet
+from n2n.predict import predict
 from n2n.training import TrainConfig
 from n2n.types import Burst, Error
 
@@ -48,6 +50,39 @@ def grey() -> Denoiser:
 
 def picture(shape=(20, 30, 3), seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).random(shape).astype(np.float32)
+
+
+# The noise map ------------------------------------------------------------------------------------
+
+
+def test_a_noise_map_is_read_with_the_picture(rgb: Denoiser, grey: Denoiser) -> None:
+    x, level = picture(), np.full((20, 30, 1), 0.1, np.float32)
+    told = rgb.predict(x, noise_map=level)
+    assert np.abs(told - rgb.predict(x)).max() > 1e-3
+    wide = np.concatenate([x, level], -1)
+    whole = functools.partial(predict, rgb.network, rgb.params)
+    np.testing.assert_allclose(told, whole(wide), atol=1e-5)
+    zero = rgb.predict(x, noise_map=np.zeros_like(level))
+    np.testing.assert_allclose(zero, rgb.predict(x), atol=1e-6)
+    np.testing.assert_array_equal(grey.predict(x, noise_map=level), grey.predict(x))
+    one = x[..., :1]
+    spread = np.concatenate([np.repeat(one, 3, -1), level], -1)
+    np.testing.assert_allclose(
+        rgb.predict(one, noise_map=level), whole(spread).mean(-1, keepdims=True), atol=1e-5
+    )
+    with pytest.raises(Error, match=r"noise_map has shape \(20, 29, 1\)"):
+        rgb.predict(x, noise_map=level[:, 1:])
+
+
+def test_a_noise_map_is_in_the_pictures_units() -> None:
+    scaled = random_model(4, 3, (0.5, 2.5))
+    plain = dataclasses.replace(scaled, scale=(0.0, 1.0))
+    x, level = picture(), np.full((20, 30, 1), 0.1, np.float32)
+    np.testing.assert_allclose(
+        scaled.predict(2 * x + 0.5, noise_map=2 * level),
+        2 * plain.predict(x, noise_map=level) + 0.5,
+        atol=1e-5,
+    )
 
 
 # Dtypes, shapes, ranges --------------------------------------------------------------------------
@@ -279,6 +314,50 @@ QUICK = {
     "batch": 2,
     "crop": 32,
 }
+
+
+def test_the_best_by_the_score_is_taken() -> None:
+    scene, frames = noisy(6, 0.1, side=128)
+    burst = ones_burst(frames)
+    smooth = dataclasses.replace(random_model(1, 1), network=_blurring(1.0))
+    rough = dataclasses.replace(random_model(1, 1), network=_blurring(0.0, add=0.2))
+    name, fused = n2n.denoiser.fuse_best({"rough": rough, "smooth": smooth}, burst)
+    assert name == "smooth" and fused.gain.db > 0
+    np.testing.assert_array_equal(fused.image, smooth.predict(burst.mean()))
+    name, fused = n2n.denoiser.fuse_best({"rough": rough}, burst)
+    assert name == "mean" and fused.gain.db == 0 and fused.score == fused.before
+    np.testing.assert_array_equal(fused.image, burst.mean())
+    assert np.square(fused.image - scene).mean() < 0.01
+
+
+def _blurring(share: float, add: float = 0.0) -> networks.Network:
+    """Return a network of no weights: a mean over 3x3 pixels by a share, and something added."""
+
+    def apply(params, x, context=()):
+        del params, context
+        near = sum(jnp.roll(x, (dy, dx), (1, 2)) for dy in (-1, 0, 1) for dx in (-1, 0, 1)) / 9
+        return share * near + (1 - share) * x + add
+
+    return networks.Network(lambda key: {}, apply, (1, 1), halo=16, lattice=16, config={})
+
+
+class White:
+    """A noise profile of the same variance everywhere."""
+
+    def variance(self, image: np.ndarray) -> np.ndarray:
+        return np.full(image.shape, 0.01, np.float32)
+
+
+def test_a_burst_that_knows_its_noise_tells_the_network() -> None:
+    burst = ones_burst(noisy(4)[1], profile=White())
+    blind = n2n.fit(burst, **QUICK)
+    assert not blind.reads_noise_map
+    told = n2n.fit(burst, **QUICK | {"network": None, "init": blind})
+    assert told.reads_noise_map
+    level = np.full((64, 64, 1), 0.05, np.float32)  # four frames of 0.1
+    np.testing.assert_allclose(
+        told.fuse(burst).image, told.predict(burst.mean(), noise_map=level), atol=1e-5
+    )
 
 
 def test_fit_takes_a_tuple_a_burst_or_a_task() -> None:

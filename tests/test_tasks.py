@@ -19,7 +19,7 @@ from n2n import devices, images, metrics, tasks
 from n2n.corruptions import Bernoulli, Camera, Clean, Gaussian
 from n2n.tasks import pool as pools
 from n2n.tasks import subsets
-from n2n.tasks.pictures import unit
+from n2n.tasks.pictures import box_mean, unit
 from n2n.types import Batch, Burst, Error, Task
 
 SIGMA = 0.1
@@ -221,7 +221,7 @@ def test_both_copies_are_by_the_same_camera() -> None:
 
 def test_the_mean_around_a_pixel() -> None:
     values = np.random.default_rng(5).random((12, 7, 2)).astype(np.float32)
-    found = tasks._box_mean(jnp.asarray(values))
+    found = box_mean(jnp.asarray(values))
     for y, x in ((0, 0), (5, 3), (11, 6), (2, 6)):
         around = values[max(y - 4, 0) : y + 5, max(x - 4, 0) : x + 5]
         np.testing.assert_allclose(found[y, x], around.mean((0, 1)), rtol=1e-5)
@@ -495,6 +495,92 @@ def test_bursts_of_different_lengths_share_a_pool() -> None:
         # Frames that are not there are 0, a mean with one of them would be far off 0.5.
         low, high = task.scale
         assert np.abs(batch.input.mean((1, 2, 3)) * (high - low) + low - 0.5).max() < 0.05
+
+
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_the_score_of_a_burst_is_the_error_without_a_clean_picture(count: int) -> None:
+    own = burst(count, side=400)
+    score = tasks.bursts([own]).score
+    assert score is not None
+    # The mean of N-2 frames (of two: one) is the estimate; the scene is 0.5 everywhere.
+    wanted = SIGMA**2 / max(count - 2, 1)
+    places = int(score.mask.sum())
+    assert 0.05 < places / score.mask.size < 0.13
+    # Products of two deviations of SIGMA each; of two frames four such squares.
+    spread = 3 * SIGMA**2 / math.sqrt(places)
+    assert abs(-score(lambda x: x) - wanted) < 5 * spread
+    better = score(lambda x: jnp.full_like(x, 0.5))
+    assert abs(better) < 5 * spread and better > score(lambda x: x)
+
+
+def test_the_score_of_a_burst_looks_at_held_out_places_alone() -> None:
+    own = burst(5, side=300)
+    task = tasks.bursts([own], seed=3)
+    scored, trained = metrics.held_out((300, 300), seed=3)
+    spoilt = dataclasses.replace(own, frames=np.where(scored[..., None], own.frames, 9.0))
+    again = tasks.bursts([spoilt], seed=3)
+    assert task.score(lambda x: x) == again.score(lambda x: x)
+    assert not (scored & trained).any() and task.patience == 0.25
+
+
+def test_small_bursts_and_several_have_no_score() -> None:
+    assert tasks.bursts([burst(4, side=64)]).score is None
+    assert tasks.bursts([burst(4, side=300), burst(4, side=300)]).score is None
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A noise profile: variance = gain * brightness + offset in each channel."""
+
+    gain: float = 0.0
+    offset: float = SIGMA**2
+
+    def variance(self, image: np.ndarray) -> np.ndarray:
+        return (image * self.gain + self.offset).astype(np.float32)
+
+
+def informed(count: int, profile: Line | None = None, **changes) -> Burst:
+    return dataclasses.replace(burst(count), profile=profile or Line(), **changes)
+
+
+def test_the_noise_map_is_the_noise_of_the_input() -> None:
+    batch = examples(cut(tasks.bursts([informed(8)])), 60)
+    assert batch.input.shape[-1] == 2 and batch.target.shape[-1] == 1
+    told, seen = batch.input[..., 1].mean((1, 2)), batch.input[..., 0].std((1, 2))
+    # A deviation of 1,024 draws is known to 1 / sqrt(2,048) of itself.
+    np.testing.assert_allclose(told, seen, rtol=5 / math.sqrt(2048))
+    counts = np.square(SIGMA / told)
+    np.testing.assert_allclose(counts, np.round(counts), rtol=1e-3)
+    assert set(np.round(counts)) == {4, 5, 6, 7}
+
+
+def test_the_noise_map_tells_nothing_of_the_target() -> None:
+    own = informed(5, Line(0.1, 0.01))
+    batch = examples(cut(tasks.bursts([own])), 40)
+    for image, level in zip(batch.input[..., :1], batch.input[..., 1:], strict=True):
+        ratio = level / np.sqrt(own.profile.variance(np.asarray(box_mean(jnp.asarray(image)))))
+        # The picture alone tells the map, but for the number of frames.
+        np.testing.assert_allclose(ratio, ratio.mean(), rtol=1e-3)
+        assert np.abs(1 / np.square(ratio.mean()) - np.array([3, 4])).min() < 0.01
+
+
+def test_the_noise_map_knows_where_frames_are_missing() -> None:
+    own = informed(4)
+    weights = own.weights.copy()
+    weights[1:, :32] = 0
+    found = tasks.noise_map(dataclasses.replace(own, weights=weights))
+    assert found is not None and found.shape == (64, 64, 1)
+    np.testing.assert_allclose(found[:32], SIGMA, rtol=1e-3)
+    np.testing.assert_allclose(found[32:], SIGMA / 2, rtol=1e-3)
+    assert tasks.noise_map(burst(4)) is None
+
+
+def test_bursts_without_a_profile_have_no_noise_map() -> None:
+    for stacks, options in (
+        ([burst(4), informed(4)], {}),
+        ([informed(4)], {"noise_map": False}),
+    ):
+        assert examples(cut(tasks.bursts(stacks, **options)), 2).input.shape[-1] == 1
 
 
 def test_no_burst() -> None:

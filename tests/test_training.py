@@ -390,6 +390,49 @@ def test_the_score_chooses_the_best_weights(monkeypatch) -> None:
     assert float(trained.params["offset"]) == pytest.approx(seen[2])  # the first of the best
 
 
+def test_the_score_is_taken_32_times(monkeypatch) -> None:
+    for seconds in (0.0, 1e9):
+        monkeypatch.setattr(loop, "_CHUNK_SECONDS", seconds)
+        steps: list[int] = []
+        training.train(
+            lines(score=lambda predict: 0.0),
+            LINE,
+            config(steps=320),
+            progress=lambda event, steps=steps: (
+                steps.append(event.step) if event.score is not None else None
+            ),
+        )
+        assert steps == list(range(10, 321, 10))
+
+
+def test_the_rate_falls_once_the_score_improves_no_more() -> None:
+    """Best at step 100 of 640, patience of a quarter: the fall begins at 260 and takes as long."""
+    calls: list[int] = []
+
+    def score(predict) -> float:
+        calls.append(1)
+        return float(min(len(calls), 5))
+
+    events: list[training.Event] = []
+    trained = training.train(
+        lines(score=score, patience=0.25), LINE, config(steps=640), progress=events.append
+    )
+    assert trained.steps == 520 and trained.score == 5.0
+    rates = {event.step: event.rate for event in events if event.score is not None}
+    assert rates[260] == rates[100] and events[-1].rate < 1e-3 * rates[100]
+    falling = [rate for step, rate in rates.items() if step > 260]
+    assert len(falling) > 10 and falling == sorted(falling, reverse=True)
+    assert events[-1].total == 520
+
+
+def test_the_rate_falls_no_sooner_than_the_score_says() -> None:
+    counts = iter(range(1000))
+    trained = training.train(
+        lines(score=lambda predict: float(next(counts)), patience=0.25), LINE, config(steps=64)
+    )
+    assert trained.steps == 64
+
+
 def test_pools_are_refreshed_by_the_steps_taken(monkeypatch) -> None:
     for seconds in (0.0, 1e9):
         monkeypatch.setattr(loop, "_CHUNK_SECONDS", seconds)

@@ -1,7 +1,8 @@
 """Bursts: frames of one scene -> a Burst in the geometry of its reference frame.
 
-Arrays in, arrays out; no files. `checks` says what is wrong with the frames, `masks` where they
-must not be used, `tone` brings them to one exposure and white balance.
+Arrays in, arrays out; no files. `noise` measures how noisy the frames are, `checks` says what is
+wrong with them, `masks` where they must not be used, `tone` brings them to one exposure and white
+balance.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 from n2n import registration
 from n2n.bursts import checks
 from n2n.bursts.masks import clipping, hard_limit, motion, settled, unsaturated
+from n2n.bursts.noise import noise_profile
 from n2n.bursts.tone import matched
 from n2n.registration import Transform, largest, warp
 from n2n.types import Burst, Error
@@ -28,20 +30,24 @@ def align(
 ) -> Burst:
     """Bring frames H,W,C (or H,W) float32 in display units into their reference's geometry.
 
-    `reference` is an index, by default the first; with `register=False` the frames are taken as
-    aligned. Frames that show another scene, or are clearly blurred, are left out with a sentence in
-    `checks`; what makes the burst useless raises `Error` and names the frame. Frames brighter or
-    darker by more than `checks.BRACKET` are a bracket, unless they are known to be equally
-    `exposed`: then the light has changed, and is matched.
+    `reference` is an index, by default the first, or the least blurred one if that shows 5 % more
+    fine detail; with `register=False` the frames are taken as aligned. Frames that show another
+    scene, or are clearly blurred, are left out with a sentence in `checks`; what makes the burst
+    useless raises `Error` and names the frame. Frames brighter or darker by more than
+    `checks.BRACKET` are a bracket, unless they are known to be equally `exposed`: then the light
+    has changed, and is matched.
     """
     names = tuple(names or (f"frame {index + 1}" for index in range(len(frames))))
     pictures = checks.usable(frames, names)
     first = _index(reference, len(pictures))
-    found = [
-        Transform(np.eye(3)) if index == first else _register(picture, pictures[first], register)
-        for index, picture in enumerate(pictures)
-    ]
-    kept, notes = checks.related(found, names, first)
+    given = names
+    found, notes = _found(pictures, first, register), list[checks.Note]()
+    if register:
+        better, notes = _less_blurred(pictures, found, names, first, reference is None)
+        if better != first:
+            first, found = better, _found(pictures, better, register)
+    kept, strange = checks.related(found, names, first)
+    notes += strange
     pictures, found = [pictures[i] for i in kept], [found[i] for i in kept]
     names, first = tuple(names[i] for i in kept), kept.index(first)
     limit = hard_limit(pictures)
@@ -52,6 +58,8 @@ def align(
     del pictures
     if not exposed:
         checks.refuse_bracket(stack, weights, names, first, limit)
+    # Before movement and tone: it must not depend on masks, nor on a gain given to a frame's noise.
+    profile = noise_profile(stack, weights, found, first)
     notes += _compared(stack, weights, first, names, limit)
     kept, blurred = checks.sharp(stack, weights, names, first)
     notes += blurred
@@ -68,8 +76,10 @@ def align(
         transforms=np.stack([one.matrix for one in found]),
         reference=first,
         scale=_range(stack),
+        profile=profile,
         checks=tuple(text for _, text in sorted(notes, key=lambda note: -note[0])),
         names=names,
+        left_out=checks.left_out(given, names, notes),
         margin=16 + int(np.ceil(shift)),
     )
 
@@ -80,6 +90,33 @@ def _index(reference: int | None, count: int) -> int:
     if not -count <= reference < count:
         raise Error(f"reference={reference}: the burst has frames 0 to {count - 1}")
     return reference % count
+
+
+def _found(pictures: list[np.ndarray], first: int, local: bool) -> list[Transform]:
+    """Register all frames to one of them."""
+    return [
+        Transform(np.eye(3)) if index == first else _register(picture, pictures[first], local)
+        for index, picture in enumerate(pictures)
+    ]
+
+
+def _less_blurred(
+    pictures: list[np.ndarray],
+    found: list[Transform],
+    names: tuple[str, ...],
+    first: int,
+    free: bool,
+) -> tuple[int, list[checks.Note]]:
+    """Return which frame the reference should be, if one is `free` to choose, and what to say."""
+    alike = [index for index, one in enumerate(found) if one.correlation >= checks.RELATED]
+    stack, weights = _stack([pictures[i] for i in alike], [found[i] for i in alike])
+    place, share = checks.sharpest(stack, weights, alike.index(first))
+    if alike[place] == first:
+        return first, []
+    text = f"{names[alike[place]]} shows {100 * (share - 1):.0f} % more fine detail than"
+    if free:
+        return alike[place], [(10.0, f"{text} {names[first]}: it is the reference.")]
+    return first, [(80.0, f"{text} the reference {names[first]}: take it for a sharper picture.")]
 
 
 def _register(picture: np.ndarray, reference: np.ndarray, local: bool) -> Transform:

@@ -17,6 +17,13 @@ RELATED = 0.5
 """Correlation of structure below which a frame shows another scene; strangers reach 0.3."""
 SHARP = 0.7
 """Share of the reference's fine detail below which a frame was moved or defocused."""
+DETAIL = (1.0, 2.0)
+"""Standard deviations in pixels of the Gaussians between which fine detail lies."""
+SHARPER = 1.05
+"""Share of the first frame's fine detail from which on another is the better reference."""
+_LEFT_OUT = ": it is left out."
+Shares = dict[int, tuple[np.ndarray, np.ndarray]]
+"""Detail of a frame and of the reference, by blocks."""
 BRACKET = 1.2
 """Factor of brightness beyond which frames were exposed differently; in a developed picture it is
 some 0.6 stops. Smaller differences are matched."""
@@ -86,7 +93,7 @@ def related(
     ]
     if len(kept) < 2:
         raise Error(f"{strange[0]}: fewer than two frames are left; choose frames of one scene")
-    return kept, [(100.0, f"{text}: it is left out.") for text in strange]
+    return kept, [(100.0, f"{text}{_LEFT_OUT}") for text in strange]
 
 
 def placed(
@@ -178,50 +185,88 @@ def sharp(
     kept, notes = list(range(len(stack))), list[Note]()
     least = max(3, (len(stack) + 1) // 2)
     while True:
-        blurred, sharper = _judged(stack, weights, kept, first)
+        blurred = _blurred(_shares(stack, weights, kept, first))
         if not blurred or len(kept) <= least:
             break
         worst = min(blurred, key=lambda index: blurred[index])
         kept.remove(worst)
         text = f"{names[worst]} shows {100 * blurred[worst]:.0f} % of the fine detail of"
-        text = f"{text} {names[first]}, as if moved while exposed: it is left out."
+        text = f"{text} {names[first]}, as if moved while exposed{_LEFT_OUT}"
         notes.append((70 - blurred[worst], text))
-    if sharper:
-        best = max(sharper, key=lambda index: sharper[index])
-        text = f"{names[first]} is less sharp than {names[best]}"
-        notes.append((80.0, f"{text}: take that as the reference for a sharper picture."))
     return kept, notes
 
 
-def _judged(
-    stack: np.ndarray, weights: np.ndarray, kept: list[int], first: int
-) -> tuple[dict[int, float], dict[int, float]]:
-    """Return the frames that are certainly blurred, and those certainly sharper: share of detail.
+def sharpest(stack: np.ndarray, weights: np.ndarray, first: int) -> tuple[int, float]:
+    """Return the frame with the most fine detail, and its share of the first one's detail.
 
-    Detail is the band of 1 to 2 px. Its product with the other frames' detail holds no noise, so
-    that a noisy frame is not taken for a sharp one.
+    It is `first`, with a share of 1, unless another certainly shows 5 % more. Two frames cannot be
+    told apart.
+    """
+    best, most = first, 1.0
+    for index, (ours, theirs) in _shares(stack, weights, list(range(len(stack))), first).items():
+        share = float(ours.sum() / theirs.sum())
+        if share > most and _certain(ours - SHARPER * theirs):
+            best, most = index, share
+    return best, most
+
+
+def sharpness(stack: np.ndarray, weights: np.ndarray, first: int) -> list[float]:
+    """Return each frame's share of the reference's fine detail; nan where noise hides it."""
+    shares = _shares(stack, weights, list(range(len(stack))), first)
+    found = {index: float(ours.sum() / theirs.sum()) for index, (ours, theirs) in shares.items()}
+    if found:
+        found[first] = 1.0
+    return [found.get(index, np.nan) for index in range(len(stack))]
+
+
+def left_out(
+    given: Sequence[str], kept: Sequence[str], notes: Sequence[Note]
+) -> tuple[tuple[str, str], ...]:
+    """Return the name of each given frame that was not kept, and why: the end of its sentence."""
+    rest, reasons = list(given), []
+    for name in kept:
+        rest.remove(name)
+    said = [text.removesuffix(_LEFT_OUT) for _, text in notes if text.endswith(_LEFT_OUT)]
+    for name in rest:
+        found = (text for text in said if text.startswith(f"{name} "))
+        reasons.append((name, next(found, "").removeprefix(f"{name} ")))
+    return tuple(reasons)
+
+
+def _blurred(shares: Shares) -> dict[int, float]:
+    """Return the frames that are certainly blurred: share of the reference's detail."""
+    return {
+        index: float(ours.sum() / theirs.sum())
+        for index, (ours, theirs) in shares.items()
+        if _certain(SHARP * theirs - ours)
+    }
+
+
+def _shares(stack: np.ndarray, weights: np.ndarray, kept: list[int], first: int) -> Shares:
+    """Compare the detail of each frame with the reference's: sums over 32 blocks of both.
+
+    Detail is the band of 1 to 2 px, at the reference's brightness. Its product with the other
+    frames' holds no noise, so that a noisy frame is not taken for a sharp one. Nothing is returned
+    of two frames, or of flat pictures.
     """
     known = np.flatnonzero(cv2.erode(weights[kept].min(0), np.ones((9, 9), np.uint8)).ravel() > 0)
     known = known[:: max(1, known.size // 300_000)]
     if len(kept) < 3 or known.size < 1000:
-        return {}, {}
-    bands = {index: _detail(stack[index]).ravel()[known] for index in kept}
+        return {}
+    bright = {index: float(grey(stack[index]).ravel()[known].mean()) for index in kept}
+    bands = {index: _band(stack[index], *DETAIL).ravel()[known] for index in kept}
     total = np.sum(list(bands.values()), axis=0)
-    blurred, sharper = {}, {}
-    for index, band in bands.items():
-        rest = total - band - bands[first]
+    shares = {}
+    for index in kept:
+        rest = total - bands[index] - bands[first]
         ours, theirs = (
-            np.array([block.sum() for block in np.array_split(rest * one, 32)])
-            for one in (band, bands[first])
+            np.array([block.sum() for block in np.array_split(rest * bands[i], 32)])
+            for i in (index, first)
         )
-        if index == first or not _certain(theirs):
-            continue
-        share = float(ours.sum() / theirs.sum())
-        if _certain(SHARP * theirs - ours):
-            blurred[index] = share
-        if _certain(SHARP * ours - theirs):
-            sharper[index] = share
-    return blurred, sharper
+        if index != first and _certain(theirs):
+            alike = bright[first] / bright[index] if min(bright.values()) > 0 else 1.0
+            shares[index] = (ours * alike, theirs)
+    return shares
 
 
 def _certain(blocks: np.ndarray) -> bool:
@@ -229,9 +274,9 @@ def _certain(blocks: np.ndarray) -> bool:
     return bool(blocks.sum() > 3 * np.sqrt(len(blocks)) * blocks.std(ddof=1))
 
 
-def _detail(frame: np.ndarray) -> np.ndarray:
+def _band(frame: np.ndarray, fine: float, coarse: float) -> np.ndarray:
     picture = grey(frame)
-    return cv2.GaussianBlur(picture, (0, 0), 1.0) - cv2.GaussianBlur(picture, (0, 0), 2.0)
+    return cv2.GaussianBlur(picture, (0, 0), fine) - cv2.GaussianBlur(picture, (0, 0), coarse)
 
 
 def correlated(stack: np.ndarray, weights: np.ndarray, names: tuple[str, ...]) -> list[Note]:

@@ -24,6 +24,8 @@ SPECK = 150
 """Pixels from which on a moved place needs no such peak."""
 SLACK = 0.1
 """Pixels of misregistration that are not movement."""
+LARGE = 4_000_000
+"""Pixels above which movement is looked for at half the resolution: nobody looks closer there."""
 LEVELS = 16
 """Bins of brightness."""
 
@@ -66,7 +68,7 @@ def slope(picture: np.ndarray) -> np.ndarray:
 
 
 def _deviation(
-    frame: np.ndarray, reference: np.ndarray, overlap: np.ndarray, side: int
+    frame: np.ndarray, reference: np.ndarray, overlap: np.ndarray, side: int, slack: float
 ) -> np.ndarray:
     """Return H,W: the averaged residual in its own standard deviations, all channels together."""
     total = np.zeros(frame.shape[:2], np.float32)
@@ -75,7 +77,7 @@ def _deviation(
         bright = (here + there) / 2
         curve = brightness_curve(there - here, bright, overlap)
         rest = there - here - np.interp(bright, curve.at, curve.centre)
-        spread = np.hypot(np.interp(bright, curve.at, curve.sigma), SLACK * slope(bright))
+        spread = np.hypot(np.interp(bright, curve.at, curve.sigma), slack * slope(bright))
         total += np.square(rest / spread)
     return np.sqrt(total / frame.shape[2])
 
@@ -97,14 +99,28 @@ def _clean(deviation: np.ndarray) -> np.ndarray:
 def motion(frame: np.ndarray, reference: np.ndarray, overlap: np.ndarray) -> np.ndarray:
     """Return H,W,1 float32: 0 where a registered frame H,W,C shows something else, 1 elsewhere.
 
-    The residual to the reference, averaged over 5x5 and 15x15 pixels, beyond 3 sigma of these
-    averages at that brightness; a misregistration of 0.1 px is allowed for. `overlap` H,W,1.
+    The residual to the reference, averaged over 5x5 and 15x15 pixels (of half the resolution in
+    large frames), beyond 3 sigma of these averages at that brightness; a misregistration of 0.1 px
+    is allowed for. `overlap` H,W,1.
     """
-    deviation = np.zeros(frame.shape[:2], np.float32)
+    height, width = frame.shape[:2]
+    halved = height * width > LARGE
+    slack = SLACK / 2 if halved else SLACK
+    pictures = [frame, reference, overlap]
+    if halved:
+        size = ((width + 1) // 2, (height + 1) // 2)
+        small = (cv2.resize(one, size, interpolation=cv2.INTER_AREA) for one in pictures)
+        pictures = [one.reshape(*size[::-1], -1) for one in small]
+    here, there, known = pictures
+    deviation = np.zeros(here.shape[:2], np.float32)
     for side in WINDOWS:
-        np.maximum(deviation, _deviation(frame, reference, overlap, side), out=deviation)
-    deviation *= overlap[..., 0] > 0
-    return (~_clean(deviation))[..., None].astype(np.float32)
+        np.maximum(deviation, _deviation(here, there, known, side, slack), out=deviation)
+    deviation *= known[..., 0] > 0
+    still = (~_clean(deviation)).astype(np.float32)
+    if halved:
+        wide = cv2.resize(still, (width, height), interpolation=cv2.INTER_NEAREST)
+        return np.asarray(wide[..., None], np.float32)
+    return still[..., None]
 
 
 def hard_limit(pictures: Sequence[np.ndarray]) -> float | None:

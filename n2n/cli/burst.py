@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from n2n.cli import jobs, outputs
-from n2n.cli.screen import Screen, interval, shown
+from n2n.cli.screen import Screen, duration, interval, shown
 from n2n.types import Burst, Error, Fused, Picture
 
 STEPS = 2500
@@ -45,7 +45,7 @@ def make(screen: Screen, options: Any) -> dict[str, Any]:
     show_frames(screen, burst)
     with jobs.unfinished(job.out):
         model, fused = _work(screen, burst, job, options)
-        picture = _picture(job)
+        picture = _picture(job, burst)
         _write(job, fused, picture, options)
     if not options.keep:
         from n2n import checkpoints
@@ -57,6 +57,9 @@ def make(screen: Screen, options: Any) -> dict[str, Any]:
     screen.result(f"written: {shown(job.out)} ({outputs.bits(job.dtype)} bits)")
     facts = _facts(job, burst, fused, options)
     facts |= {"steps": model.card["steps"], "seconds": round(seconds, 1), "device": device}
+    if options.report is not None:
+        _report(options.report, burst, fused, facts, picture)
+        screen.result(f"report: {shown(options.report)}")
     return facts
 
 
@@ -71,6 +74,8 @@ def plan(options: Any) -> _Job:
     dtype = outputs.dtype_for(out, options.bits)
     jobs.check(out, options, paths)
     outputs.check_json(options.json, overwrite=options.overwrite, sources=[*paths, out])
+    others = [*paths, out, *([Path(options.json)] if options.json else [])]
+    outputs.check_report(options.report, overwrite=options.overwrite, sources=others)
     return _Job(paths, reference, out, dtype)
 
 
@@ -172,14 +177,16 @@ def _work(screen: Screen, burst: Burst, job: _Job, options: Any) -> tuple[Any, F
         return model, model.fuse(burst, seed=options.seed, progress=progress)
 
 
-def _picture(job: _Job) -> Picture:
+def _picture(job: _Job, burst: Burst) -> Picture:
     """Read the reference once more, for its EXIF, profile and alpha."""
     from n2n import images
 
-    index = job.reference or 0
-    if len(job.paths) == 1:
-        return images.read_pages(job.paths[0])[index]
-    return images.read_pages(job.paths[index])[0]
+    name = burst.names[burst.reference]
+    path = next(path for path in job.paths if name == path.name or name.startswith(f"{path.name} "))
+    if job.reference is not None and len(job.paths) > 1:
+        path = job.paths[job.reference]  # names may be alike in two folders
+    pages = images.read_pages(path)
+    return pages[0 if name == path.name else int(name.rpartition(" ")[2]) - 1]
 
 
 def _write(job: _Job, fused: Fused, picture: Picture, options: Any) -> None:
@@ -196,6 +203,31 @@ def _write(job: _Job, fused: Fused, picture: Picture, options: Any) -> None:
     images.write(job.out, array, like=picture, overwrite=options.overwrite or options.resume)
 
 
+def _report(path: str, burst: Burst, fused: Fused, facts: dict[str, Any], like: Picture) -> None:
+    """Write the page that tells all of a burst; it may be replaced, or `plan` had refused it."""
+    from n2n import report
+
+    height, width, channels = burst.frames.shape[1:]
+    settings = {
+        "picture": f"{Path(facts['out']).name}, {facts['bits']} bits",
+        "size": f"{width} x {height}, {channels} channel{'s' * (channels > 1)}",
+        "reference": facts["reference"],
+        "training": f"{facts['steps']:,} steps, seed {facts['seed']}",
+        "time": f"{duration(facts['seconds'])} on {facts['device']}",
+    }
+    report.write_page(
+        path,
+        burst,
+        fused,
+        title=Path(facts["out"]).name,
+        summary=summary(fused, len(burst.frames)),
+        settings=settings,
+        versions=facts["versions"],
+        icc=like.meta.get("icc"),
+        overwrite=True,
+    )
+
+
 def _facts(job: _Job, burst: Burst, fused: Fused, options: Any) -> dict[str, Any]:
     """Return what `--json` tells of the burst and its picture."""
     return {
@@ -205,6 +237,8 @@ def _facts(job: _Job, burst: Burst, fused: Fused, options: Any) -> dict[str, Any
         "reference": burst.names[burst.reference],
         "frames": list(fused.table),
         "checks": list(burst.checks),
+        "left_out": [{"frame": name, "why": why} for name, why in burst.left_out],
+        "profile": None if burst.profile is None else burst.profile.as_dict(),
         "score": fused.score,
         "before": fused.before,
         "gain": fused.gain,

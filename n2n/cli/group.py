@@ -35,6 +35,8 @@ def run(options: Any) -> int:
         raise Error("--group: no two pictures belong together; give a longer --gap, or no --group")
     every = [_options(options, [one.path for one in group]) for group in bursts]
     _distinct(every)
+    if options.report is not None:
+        Path(options.report).mkdir(parents=True, exist_ok=True)
     facts: list[dict[str, Any]] = []
     for number, one in enumerate(every, 1):
         screen.result(f"burst {number} of {len(every)}: {_span(bursts[number - 1])}")
@@ -47,15 +49,21 @@ def run(options: Any) -> int:
 def _check(options: Any) -> None:
     if options.reference is not None:
         raise Error("--reference: names a frame of one burst; make that burst without --group")
-    if options.out is not None and Path(options.out).exists() and not Path(options.out).is_dir():
-        raise Error(f"{outputs.quoted(options.out)}: is a file; with --group, name a folder")
+    for name in filter(None, (options.out, options.report)):
+        if Path(name).exists() and not Path(name).is_dir():
+            raise Error(f"{outputs.quoted(name)}: is a file; with --group, name a folder")
+    if options.report is not None and Path(options.report).suffix.lower() in (".html", ".htm"):
+        raise Error(f"--report {outputs.quoted(options.report)}: with --group, name a folder")
 
 
 def _options(options: Any, paths: list[Path]) -> argparse.Namespace:
     """Return the options of one burst's own command."""
     out = options.out and os.path.join(options.out, "")
     own = {"frames": [str(path) for path in paths], "out": out, "json": None, "group": False}
-    return argparse.Namespace(**vars(options) | own)
+    one = argparse.Namespace(**vars(options) | own)
+    if options.report is not None:
+        one.report = str(Path(options.report) / f"{_target(one).stem}.html")
+    return one
 
 
 def _target(options: Any) -> Path:

@@ -1,4 +1,4 @@
-"""`n2n inspect`: how frames fit together, or what a model is."""
+"""`n2n inspect`: how frames fit together and how noisy they are, or what a model is."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from n2n.cli import burst as burst_command
-from n2n.cli import jobs
+from n2n.cli import jobs, outputs
 from n2n.cli.screen import Screen, shown
+from n2n.types import Burst
+
+_CHANNELS = {1: ("grey",), 3: ("red", "green", "blue")}
 
 
 def run(options: Any) -> int:
     """Show the frames or the model; return the status."""
-    screen = Screen(options.quiet)
+    screen = Screen(options.quiet, machine=options.json == "-")
     if len(options.paths) == 1 and is_model(options.paths[0]):
-        return _model(screen, options.paths[0])
+        return _model(screen, options)
     return _frames(screen, options)
 
 
@@ -34,6 +37,7 @@ def _frames(screen: Screen, options: Any) -> int:
     from n2n import images
 
     paths = images.frames_in(options.paths)
+    outputs.check_json(options.json, overwrite=options.overwrite, sources=paths)
     jobs.start()
     burst = burst_command.registered(screen, paths, None, options)
     count, height, width, channels = burst.frames.shape
@@ -41,23 +45,75 @@ def _frames(screen: Screen, options: Any) -> int:
     burst_command.show_frames(screen, burst)
     screen.result(f"{count} frames of {width} x {height}, {channels} channels")
     screen.result(f"values from {low:.4g} to {high:.4g}, where 1 is white")
+    _show_noise(screen, burst)
     if not burst.checks:
         screen.result("nothing is wrong with them")
+    outputs.write_json(options.json, _facts(burst))
     return 0
 
 
-def _model(screen: Screen, name: str) -> int:
+def _show_noise(screen: Screen, burst: Burst) -> None:
+    if burst.profile is None:
+        screen.result("too small to measure their noise")
+        return
+    columns = ("noise", "gain", "read", "dark", "middle", "bright", "a line fits")
+    screen.table(columns, noise_rows(burst.profile))
+    screen.result("noise: one frame's standard deviation (at the brightness), where 1 is white")
+
+
+def noise_rows(profile: Any) -> list[tuple[str, ...]]:
+    """Return a row for each channel: what sensors are told by, and the noise where it was measured.
+
+    The gain is the variance per brightness, the read noise the standard deviation at black; both
+    are the line's and stand only where one fits.
+    """
+    count = len(profile.gain)
+    names = _CHANNELS.get(count) or tuple(f"channel {i}" for i in range(1, count + 1))
+    return [(name, *_noise(profile, channel)) for channel, name in enumerate(names)]
+
+
+def _noise(profile: Any, channel: int) -> tuple[str, ...]:
+    gain, offset, line = (one[channel] for one in (profile.gain, profile.offset, profile.linear))
+    level = profile.curves[channel].level
+    shown = [
+        f"{profile.sigma_at(channel, at):.3g} ({at:.3g})"
+        for at in (level[0], level[len(level) // 2], level[-1])
+    ]
+    # A black level that was not subtracted makes the variance at 0 negative: no read noise shows.
+    read = f"{math.sqrt(offset):.3g}" if line and offset > 0 else "-"
+    return f"{gain:.3g}" if line else "-", read, *shown, "yes" if line else "no"
+
+
+def _facts(burst: Burst) -> dict[str, Any]:
+    """Return what `--json` tells of frames."""
+    table = zip(burst.names, burst.shifts.tolist(), burst.weights, strict=True)
+    return {
+        "size": list(burst.frames.shape[1:]),
+        "reference": burst.names[burst.reference],
+        "range": list(burst.scale),
+        "frames": [
+            {"name": name, "shift": shift, "used": float(weight.mean())}
+            for name, shift, weight in table
+        ],
+        "checks": list(burst.checks),
+        "profile": None if burst.profile is None else burst.profile.as_dict(),
+    }
+
+
+def _model(screen: Screen, options: Any) -> int:
     import jax
 
     import n2n
 
+    (name,) = options.paths
+    outputs.check_json(options.json, overwrite=options.overwrite, sources=[Path(name)])
     model = n2n.load(name)
     network = model.network
-    inputs, outputs = network.channels
+    reads, writes = network.channels
     facts = {
         "network": ", ".join(f"{key} {value}" for key, value in network.config.items()),
         "parameters": f"{sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(model.params)):,}",
-        "channels": f"{inputs} in, {outputs} out",
+        "channels": f"{reads} in, {writes} out",
         "halo": "never tiled" if network.halo is None else f"{network.halo} px",
         "lattice": f"{network.lattice} px",
         "scale": "{:.4g} to {:.4g}".format(*model.scale),
@@ -65,4 +121,5 @@ def _model(screen: Screen, name: str) -> int:
     }
     for key, value in facts.items():
         screen.result(f"{key.replace('_', ' '):<16}{shown(value)}")
+    outputs.write_json(options.json, facts)
     return 0

@@ -27,7 +27,7 @@ _BITS = {8: "uint8", 16: "uint16", 32: "float32"}
 def check(path: Path, *, overwrite: bool, sources: Iterable[Path] = ()) -> None:
     """Refuse a file that cannot or must not be written: an input always, others if they exist."""
     if any(same(path, source) for source in sources):
-        raise Error(f"{quoted(path)}: is one of the pictures to read; choose another output")
+        raise Error(f"{quoted(path)}: is one of the pictures to read or write; choose another name")
     if path.is_dir():
         raise Error(f"{quoted(path)}: is a folder; name a file in it, or end it with a slash")
     if os.path.lexists(path) and not overwrite:
@@ -102,6 +102,16 @@ def check_json(target: str | None, *, overwrite: bool, sources: Iterable[Path] =
     if target is not None and target != "-":
         check(Path(target), overwrite=overwrite, sources=sources)
         check_folder(Path(target), target)
+
+
+def check_report(target: str | None, *, overwrite: bool, sources: Iterable[Path] = ()) -> None:
+    """Refuse a `--report` file that is no page, or must not be written."""
+    if target is None:
+        return
+    if Path(target).suffix.lower() not in (".html", ".htm"):
+        raise Error(f"--report {quoted(target)}: a report is a page; name a file ending in .html")
+    check(Path(target), overwrite=overwrite, sources=sources)
+    check_folder(Path(target), target)
 
 
 def write_json(target: str | None, facts: Any) -> None:

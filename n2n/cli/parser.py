@@ -16,6 +16,7 @@ examples:
   n2n denoise photo.png -o clean/        one picture at a time, with trained weights
   n2n train --clean photos/ --corrupt gaussian:0-50 -o mine.safetensors
   n2n evaluate --clean photos/ --corrupt gaussian:25 --model mine.safetensors
+  n2n score result.png --frames IMG_8.jpg IMG_9.jpg
 """
 
 
@@ -41,7 +42,7 @@ def make() -> argparse.ArgumentParser:
         "--version", action=_Version, nargs=0, help="print the versions and the device, and end"
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_demo, _burst, _denoise, _train, _evaluate, _inspect):
+    for add in (_demo, _burst, _denoise, _train, _evaluate, _score, _inspect):
         add(commands)
     return parser
 
@@ -104,12 +105,16 @@ def _burst(commands: Any) -> None:
     command.add_argument(
         "frames", nargs="+", metavar="FRAMES", help="pictures, a folder of them, or a TIFF stack"
     )
-    _out(command, "picture to write, or a folder for it; <reference>-n2n.png if not given")
+    _out(
+        command,
+        "picture to write, or a folder for it; if not given, <frame>-n2n.png after the first "
+        "frame or that of --reference",
+    )
     command.add_argument(
         "--reference",
         metavar="F",
         help="the frame whose framing and exposure the picture gets: its file name, or its number "
-        "from 1 (default: the first)",
+        "from 1 (default: the first, or the sharpest if that shows 5 %% more detail)",
     )
     command.add_argument(
         "--group",
@@ -125,6 +130,11 @@ def _burst(commands: Any) -> None:
     )
     _length(command, "2500")
     _raw(command, "linear", "always with 8 bits")
+    command.add_argument(
+        "--report",
+        metavar="HTML",
+        help="write a page that shows before and after, what became of each frame, and all figures",
+    )
     command.add_argument(
         "--bits",
         type=int,
@@ -290,12 +300,28 @@ def _evaluate(commands: Any) -> None:
     _json(command)
 
 
+def _score(commands: Any) -> None:
+    text = "Measure any program's picture without a clean one, by frames that it has not seen."
+    command = _add(commands, "score", "score", text)
+    command.add_argument("picture", metavar="PICTURE", help="the result to measure")
+    command.add_argument(
+        "--frames",
+        nargs="+",
+        required=True,
+        metavar="X",
+        help="two or more noisy frames of the same scene, a folder, or a TIFF stack; frames that "
+        "the picture was made of make the figure too good",
+    )
+    _json(command)
+
+
 def _inspect(commands: Any) -> None:
-    text = "Show how the frames of a burst fit together, or what a model is."
+    text = "Show how the frames of a burst fit together and how noisy they are, or what a model is."
     command = _add(commands, "inspect", "inspection", text)
     command.add_argument(
         "paths", nargs="+", metavar="FRAMES|MODEL", help="frames as for burst, or a model"
     )
+    _json(command)
 
 
 def _out(command: argparse.ArgumentParser, text: str, required: bool = False) -> None:

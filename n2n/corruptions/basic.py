@@ -143,6 +143,20 @@ class Brown(Corruption):
 
 
 @dataclass(frozen=True)
+class Grey(Corruption):
+    """Take the colour away: every channel becomes the luma of the three (Rec. 601)."""
+
+    def __call__(self, key: Array, clean: Array) -> Observation:
+        """Return H,W,3 of equal channels; other numbers of channels stay. The key is not used."""
+        del key
+        clean = picture(clean)
+        if clean.shape[2] == 3:
+            luma = jnp.matmul(clean, jnp.array([0.299, 0.587, 0.114]), precision="highest")
+            clean = jnp.repeat(luma[..., None], 3, axis=-1)
+        return Observation(clean, known(clean))
+
+
+@dataclass(frozen=True)
 class Chain(Corruption):
     """Apply corruptions one after the other; their weights are multiplied."""
 

@@ -33,7 +33,7 @@ class _Shot(NamedTuple):
     """One exposure before its noise, and how it will be developed."""
 
     rest: Array
-    """Key of the settings."""
+    """Key of the development."""
     gamma: Array
     light: Array
     """H,W,C linear: what each pixel of the sensor gets, before the white balance."""
@@ -109,19 +109,18 @@ class Camera(Corruption):
         return self.again(key, key, clean)
 
     def again(self, settings: Array, key: Array, clean: Array) -> Observation:
-        """Return a photograph by the camera that `self(settings, clean)` draws, for a second one.
+        """Return what `self(settings, clean)` would be with other noise: the tripod's next frame.
 
-        The two share gain, read noise, display curve, balance and whether there is a mosaic. What
-        they expect of a picture is the same then, and it depends on all of these: the target of a
-        clean input must not be lifted in its shadows by the noise of another camera. Noise, phase
-        of the mosaic and JPEG are drawn anew.
+        All else is shared, since the mean over noise depends on it: the target of a clean input
+        must not be lifted in its shadows by the noise of another camera, and false detail of
+        another phase of the mosaic would teach a network to blur.
         """
         shot = self._exposure(settings, picture(clean))
-        noise, development = jax.random.split(key, 4)[0], jax.random.fold_in(key, 4)
+        noise = jax.random.split(key, 4)[0]
         exposed = shot.light + shot.sigma * normal(noise, shot.light.shape)
-        image = _display(self._developed(shot, development, exposed), shot.gamma)
+        image = _display(self._developed(shot, exposed), shot.gamma)
         if self.quality != 0:
-            image = JPEG(self.quality, self.chroma)(jax.random.fold_in(development, 2), image).image
+            image = JPEG(self.quality, self.chroma)(jax.random.fold_in(shot.rest, 2), image).image
         return Observation(image, known(image))
 
     def noise_map(self, key: Array, clean: Array) -> Array:
@@ -160,7 +159,7 @@ class Camera(Corruption):
         red, blue = map(draw, keys, (self.red, self.blue))
         return jnp.stack([red, jnp.float32(1), blue])
 
-    def _developed(self, shot: _Shot, development: Array, exposed: Array) -> Array:
+    def _developed(self, shot: _Shot, exposed: Array) -> Array:
         """Return linear light, H,W,C, after balance and mosaic; the display curve clips it."""
         # Balanced before it is demosaicked, as raw converters do: the filters carry the detail of
         # one colour into another, and 1.2 to 3.7 dB are lost where red has half of green's scale
@@ -169,7 +168,7 @@ class Camera(Corruption):
         balanced = exposed * shot.balance
         return self._seen(
             shot,
-            lambda: demosaicked(_phase(development), jnp.clip(balanced, 0, 1)),
+            lambda: demosaicked(_phase(shot.rest), jnp.clip(balanced, 0, 1)),
             lambda: balanced,
         )
 
@@ -219,8 +218,8 @@ def _interpolated(seen: Array) -> tuple[Array, Array, Array, Array]:
     return green, across, down, slant
 
 
-def _phase(development: Array) -> Array:
-    return jax.random.randint(jax.random.fold_in(development, 1), (2,), 0, 2)
+def _phase(rest: Array) -> Array:
+    return jax.random.randint(jax.random.fold_in(rest, 1), (2,), 0, 2)
 
 
 def _by_stops(key: Array, value: Parameter) -> Array:

@@ -1,7 +1,7 @@
 """The text form of corruptions, for the command line, JSON and the weights' metadata.
 
 `name:value[,value]`, a range written low-high, a chain joined by `+`: `gaussian:25`,
-`bernoulli:0-0.95`, `brown:25,4`, `poisson:30+gaussian:5`. Sigmas of display values are written in
+`bernoulli:0-0.95`, `brown:25,4`, `motion:15,30+gaussian:2`. Sigmas of display values are written in
 1/255, everything else as it is. `str(corruption)` is the inverse.
 """
 
@@ -11,7 +11,8 @@ import re
 from dataclasses import MISSING, fields
 
 from n2n.corruptions.base import Corruption, Parameter, number
-from n2n.corruptions.basic import Bernoulli, Brown, Chain, Clean, Gaussian, Impulse, Poisson
+from n2n.corruptions.basic import Bernoulli, Brown, Chain, Clean, Gaussian, Grey, Impulse, Poisson
+from n2n.corruptions.blur import Blur, Defocus, Motion
 from n2n.corruptions.camera import Camera
 from n2n.corruptions.jpeg import JPEG
 from n2n.corruptions.text import Text
@@ -27,6 +28,10 @@ _CLASSES: tuple[type[Corruption], ...] = (
     Brown,
     Camera,
     JPEG,
+    Blur,
+    Motion,
+    Defocus,
+    Grey,
 )
 NAMES: dict[str, type[Corruption]] = {each.__name__.lower(): each for each in _CLASSES}
 """The class behind each name."""

@@ -20,8 +20,10 @@ from n2n import devices as hardware
 from n2n import predict as prediction
 from n2n.denoiser.frames import gather
 from n2n.denoiser.model import Denoiser as Denoiser
+from n2n.denoiser.model import fuse_best as fuse_best
 from n2n.denoiser.model import load as load
 from n2n.denoiser.model import load_model, show
+from n2n.denoiser.model import shipped_for as shipped_for
 from n2n.types import Burst, Error, Network, PyTree, Task
 
 BURST_STEPS = 2500
@@ -134,7 +136,10 @@ def fit(
     ours = overwrite or (resume and out is not None and checkpoints.unfinished(out))
     if out is not None and Path(out).exists() and not ours:
         raise Error(f"out {str(out)!r} exists; choose another name or say overwrite")
+    burst = task if isinstance(task, Burst) else None
     task = _task(task, seed)
+    if burst is not None and _blind(network):
+        task = tasks.bursts([burst], seed=seed, noise_map=False)
     if loss is not None:
         task = _with_loss(task, losses.named(loss) if isinstance(loss, str) else loss)
     default = BURST_STEPS if task.name.startswith("burst") else STEPS
@@ -180,7 +185,8 @@ def denoise_burst(
 
     Args:
         frames: list of paths or arrays, an array N,H,W or N,H,W,C, a folder, or a multi-page TIFF.
-        init: weights to start from; None: from scratch.
+        init: weights to start from: a name, a path or a `Denoiser`; None: `photo`, for colour
+            frames; False: from scratch.
         align: register the frames; False where they are aligned already.
         reference: index of the frame whose geometry the result has; None: the first.
         steps: updates, 2,500 unless minutes are given.
@@ -188,6 +194,9 @@ def denoise_burst(
         data_range: (low, high) or high of float frames beyond [-1, 2].
         seed: everything random follows from it.
         progress: True for a line on stderr, or a function of `training.Event`.
+
+    The weights it started from, or the mean of the frames, are used instead of what was learnt if
+    the clean-free score says that they are better.
 
     Returns:
         float32, H,W or H,W,C as the frames; in units where integer frames' maximum, or the upper
@@ -198,9 +207,11 @@ def denoise_burst(
     """
     arrays, names, exposed = gather(frames)
     burst = _burst(arrays, names, exposed, reference, data_range, align)
-    model = fit(burst, init=init, steps=steps, minutes=minutes, seed=seed, progress=progress)
-    image = model.predict(burst.mean())
-    return image[..., 0] if arrays[0].ndim == 2 else image
+    origin = shipped_for(burst) if init is None else load_model(init) if init else None
+    model = fit(burst, init=origin, steps=steps, minutes=minutes, seed=seed, progress=progress)
+    models = {"burst": model} if origin is None else {"burst": model, "start": origin}
+    _, fused = fuse_best(models, burst, seed=seed)
+    return fused.image[..., 0] if arrays[0].ndim == 2 else fused.image
 
 
 def _burst(
@@ -247,12 +258,24 @@ def _with_loss(task: Task, loss: Callable) -> Task:
 def _network(network: Any, init: Denoiser | None, task: Task) -> Network:
     if isinstance(network, Network):
         return network
-    if network is None and init is not None:
-        return init.network
     inputs, outputs = training.channels(task)
+    if network is None and init is not None:
+        known, given = networks.known(init.network.config), init.network.channels
+        # A task that knows its noise: the weights start without a use for it.
+        if known and given == (outputs, outputs) and inputs == outputs + 1:
+            return networks.build(init.network.config | {"inputs": inputs})
+        return init.network
     if network is None or isinstance(network, str):
         network = networks.named(network or "default", inputs, outputs)
     return networks.build(network)
+
+
+def _blind(network: Any) -> bool:
+    """Say whether a network, given as it is, has no input for a noise map."""
+    if network is None or isinstance(network, str):
+        return False
+    inputs, outputs = networks.build(network).channels
+    return inputs == outputs
 
 
 def _adopted(network: Network, init: Denoiser) -> PyTree:

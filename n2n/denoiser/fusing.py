@@ -1,32 +1,58 @@
 """A burst and a denoiser make one picture, with its clean-free quality.
 
-`run` maps a picture H,W,C float32 in display units to the denoised one.
+`run` maps a picture H,W,C float32 in display units, and its noise map H,W,1 or None, to the
+denoised one.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from n2n import metrics
+from n2n import metrics, tasks
 from n2n.types import Burst, Fused, Score
+
+Scores = tuple[Score | None, Score | None, Score | None]
+"""Of the mean, of the result, and the gain."""
+MEAN = "mean"
+"""What `best` calls the plain mean of the frames."""
 
 
 def fuse(run: Callable, burst: Burst, seed: int) -> Fused:
     """Apply `run` to the mean of all frames, and score it on the held-out places of `seed`."""
-    image = run(burst.mean())
-    before, after, gain = _scores(run, burst, seed)
+    return _fused(run, burst, _scores(run, burst, seed))
+
+
+def best(runs: Mapping[str, Callable], burst: Burst, seed: int) -> tuple[str, Fused]:
+    """Return the picture of the best of several `runs` by the clean-free score, and its name.
+
+    The plain mean (`MEAN`) is written where no run is better. Where nothing can be scored the
+    first one is taken.
+    """
+    scores = {name: _scores(run, burst, seed) for name, run in runs.items()}
+    name = max(scores, key=lambda each: _gain(scores[each]))
+    if _gain(scores[name]) >= 0:
+        return name, _fused(runs[name], burst, scores[name])
+    before, _, _ = scores[name]
+    return MEAN, _fused(lambda image, _: image, burst, (before, before, Score(0.0, 0.0, 0.0)))
+
+
+def _gain(scores: Scores) -> float:
+    return 0.0 if scores[2] is None else scores[2].db
+
+
+def _fused(run: Callable, burst: Burst, scores: Scores) -> Fused:
+    before, after, gain = scores
+    image = run(burst.mean(), tasks.noise_map(burst))
     equivalent = math.nan if gain is None else len(burst.frames) * 10 ** (gain.db / 10)
     return Fused(image, after, before, gain, equivalent, _table(burst))
 
 
-def _scores(
-    run: Callable, burst: Burst, seed: int
-) -> tuple[Score | None, Score | None, Score | None]:
+def _scores(run: Callable, burst: Burst, seed: int) -> Scores:
     """Return the clean-free quality of the mean and of the result, and the gain; None: no place."""
     mask = _scored_places(burst, seed)
     if not mask.any():
@@ -59,12 +85,14 @@ def _product_mses(
     rest = dataclasses.replace(burst, frames=burst.frames[others], weights=burst.weights[others])
     mean = rest.mean()
     x, y = burst.frames[first], burst.frames[first + 1]
-    return metrics.paired_mse(run(mean), mean, x, y, mask=mask)
+    return metrics.paired_mse(run(mean, tasks.noise_map(rest)), mean, x, y, mask=mask)
 
 
 def _pair_scores(run: Callable, burst: Burst, mask: np.ndarray) -> tuple[Score, Score, Score]:
     a, b = burst.frames
-    fa, fb = run(a), run(b)
+    single = [dataclasses.replace(burst, frames=burst.frames[i : i + 1],
+                                  weights=burst.weights[i : i + 1]) for i in range(2)]  # fmt: skip
+    fa, fb = (run(one.frames[0], tasks.noise_map(one)) for one in single)
     before, after = (
         metrics.upsnr_pair(a, a, b, b, mask=mask),
         metrics.upsnr_pair(fa, a, fb, b, mask=mask),

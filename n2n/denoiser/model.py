@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from n2n import checkpoints, devices, images, networks
 from n2n import predict as prediction
-from n2n.denoiser.fusing import fuse
+from n2n.denoiser.fusing import best, fuse
 from n2n.types import Burst, Error, Fused, Network, PyTree
 
 WEIGHTS = Path(__file__).parent.with_name("weights")
@@ -66,6 +66,7 @@ class Denoiser:
         self,
         image: np.ndarray,
         *,
+        noise_map: np.ndarray | None = None,
         tile: int | None = None,
         progress: prediction.Progress | None = None,
     ) -> np.ndarray:
@@ -73,13 +74,28 @@ class Denoiser:
 
         Grey pictures go through an RGB model and back; a grey model takes the channels one by one.
 
+        Args:
+            image: the picture.
+            noise_map: H,W,1, standard deviation of its noise; a model that cannot read one is
+                blind to it.
+            tile: side in pixels that the network sees at once, halo included.
+            progress: called with (tiles done, tiles in all).
+
         Raises:
-            Error: a channel count that the model cannot serve, or a bad tile.
+            Error: a channel count that the model cannot serve, a map of another size, a bad tile.
         """
         side, mesh = self.side(image.shape, tile), devices.mesh(local=True)
-        out = np.empty(image.shape, np.float32)
+        out, work, source = np.empty(image.shape, np.float32), self._clean(mesh), image
+        if noise_map is not None and self.reads_noise_map:
+            if noise_map.shape != (*image.shape[:2], 1):
+                raise Error(
+                    f"noise_map has shape {noise_map.shape}; for this image it must be "
+                    f"{(*image.shape[:2], 1)}"
+                )
+            source = np.concatenate([image, noise_map.astype(np.float32)], -1)
+            work = self._clean(mesh, informed=True)
         for y, rows in prediction.bands(
-            self.network, image, self._clean(mesh), side, at_once=mesh.size, progress=progress
+            self.network, source, work, side, at_once=mesh.size, progress=progress
         ):
             out[y : y + len(rows)] = rows
         return out
@@ -137,8 +153,17 @@ class Denoiser:
             )
         return prediction.choose(self.network, (shape[0], shape[1]), wanted, tile)
 
-    def _clean(self, mesh: Mesh) -> prediction.Work:
-        """Return the function that denoises tiles H,W,C float32 in display units."""
+    @property
+    def reads_noise_map(self) -> bool:
+        """Whether the network reads a noise map beside the picture."""
+        inputs, outputs = self.network.channels
+        return inputs == outputs + 1
+
+    def _clean(self, mesh: Mesh, *, informed: bool = False) -> prediction.Work:
+        """Return the function that denoises tiles H,W,C float32 in display units.
+
+        With `informed` a tile's last channel is its noise map.
+        """
         low, high = self.scale
         wanted = self.network.channels[1]
         run = functools.partial(
@@ -146,16 +171,21 @@ class Denoiser:
         )
 
         def work(tiles: Sequence[np.ndarray]) -> prediction.Tiles:
-            given = tiles[0].shape[-1]
-            xs = [((tile - low) / (high - low)).astype(np.float32) for tile in tiles]
+            given = tiles[0].shape[-1] - informed
+            xs = [((tile[..., :given] - low) / (high - low)).astype(np.float32) for tile in tiles]
+            maps = [tile[..., given:] / np.float32(high - low) for tile in tiles]
+
+            def seen(pictures: list[np.ndarray]) -> list[np.ndarray]:
+                return [np.concatenate(each, -1) for each in zip(pictures, maps, strict=True)]
+
             clean: prediction.Tiles
             if given == wanted:
-                clean = run(xs)
+                clean = run(seen(xs))
             elif given == 1:
-                wide = run([np.repeat(x, wanted, axis=-1) for x in xs])
+                wide = run(seen([np.repeat(x, wanted, axis=-1) for x in xs]))
                 clean = [each.mean(-1, keepdims=True) for each in wide]
             else:  # the model is grey
-                planes = [run([x[..., c : c + 1] for x in xs]) for c in range(given)]
+                planes = [run(seen([x[..., c : c + 1] for x in xs])) for c in range(given)]
                 clean = [np.concatenate(each, axis=-1) for each in zip(*planes, strict=True)]
             return [each * np.float32(high - low) + np.float32(low) for each in clean]
 
@@ -210,7 +240,13 @@ class Denoiser:
         frame, on places that training left out (`seed` must be the training's); of two frames, on
         single ones. The picture itself, made of all frames, is better.
         """
-        return fuse(functools.partial(self.predict, tile=tile, progress=progress), burst, seed)
+        return fuse(self._run(tile, progress), burst, seed)
+
+    def _run(self, tile: int | None, progress: prediction.Progress | None) -> Callable:
+        def run(image: np.ndarray, noise_map: np.ndarray | None) -> np.ndarray:
+            return self.predict(image, noise_map=noise_map, tile=tile, progress=progress)
+
+        return run
 
     def save(self, path: Path | str, *, half: bool = False) -> None:
         """Write network, weights, scale and card as one safetensors file, atomically.
@@ -227,6 +263,29 @@ class Denoiser:
         if half:
             arrays = {name: value.astype(np.float16) for name, value in arrays.items()}
         checkpoints.save(path, arrays, meta)
+
+
+def fuse_best(
+    models: Mapping[str, Denoiser],
+    burst: Burst,
+    *,
+    seed: int = 0,
+    tile: int | None = None,
+    progress: prediction.Progress | None = None,
+) -> tuple[str, Fused]:
+    """Make one picture of a burst by the best of several models, or by none: (name, `fuse`'s).
+
+    The clean-free score decides; where the plain mean is better than all, it is taken and the name
+    is `mean`.
+    """
+    return best({name: model._run(tile, progress) for name, model in models.items()}, burst, seed)
+
+
+def shipped_for(burst: Burst) -> Denoiser | None:
+    """Return the weights in the package that suit a burst: `photo` for colour, None for others."""
+    if burst.frames.shape[-1] != 3 or not (WEIGHTS / "photo.safetensors").exists():
+        return None
+    return _shipped("photo")
 
 
 def load(model: Path | str) -> Denoiser:

@@ -18,6 +18,7 @@ import numpy as np
 from n2n import losses
 from n2n.corruptions import Camera
 from n2n.tasks.pictures import (
+    box_mean,
     check_pair,
     gather,
     match_channels,
@@ -30,6 +31,7 @@ from n2n.tasks.pictures import (
 )
 from n2n.tasks.pool import Scene, arranged, at_least
 from n2n.tasks.subsets import bursts as bursts
+from n2n.tasks.subsets import noise_map as noise_map
 from n2n.types import Batch, Task
 
 _FLOOR_DRAWS = 256
@@ -51,7 +53,7 @@ def simulated(
         clean: a folder, or a list of paths or of arrays H,W or H,W,C.
         input: corruption of what the network reads.
         target: corruption of what it is compared with; None: the same law, drawn independently,
-            but by the same `corruptions.Camera`, which is drawn once for both;
+            but for a `corruptions.Camera`, of which only the noise is (`Camera.again`);
             `corruptions.Clean()` for comparison with clean targets.
         noise_map: add the noise's standard deviation as a further input channel, for half of the
             examples (zeros for the rest), where the corruption knows it.
@@ -135,22 +137,7 @@ def _noise_map(corruption: Any, key: jax.Array, seen: jax.Array) -> jax.Array:
     level = getattr(corruption, "noise_map", None)
     if level is None:
         return jnp.zeros((*seen.shape[:2], 1), seen.dtype)
-    return level(key, _box_mean(seen))
-
-
-def _box_mean(values: jax.Array, side: int = 9) -> jax.Array:
-    """Average H,W,C over side x side pixels, fewer at the border."""
-    for axis in (0, 1):
-        window = [side if axis == each else 1 for each in range(3)]
-        total = jax.lax.reduce_window(values, 0.0, jax.lax.add, window, (1, 1, 1), "SAME")
-        length = values.shape[axis]
-        place, half = np.arange(length), side // 2
-        # In numpy: XLA would fold a window over ones for seconds.
-        count = np.minimum(place, half) + np.minimum(length - 1 - place, half) + 1
-        values = total / np.expand_dims(
-            count.astype(np.float32), [e for e in range(3) if e != axis]
-        )
-    return values
+    return level(key, box_mean(seen))
 
 
 def _simulated_floor(scenes: Sequence[Scene], target: Callable) -> float:

@@ -34,6 +34,8 @@ def arranged(
     *,
     scale: tuple[float, float] = (0.0, 1.0),
     floor: float | None = None,
+    score: Callable | None = None,
+    patience: float | None = None,
 ) -> Task:
     """Return the task whose pool is cut for a batch of 8 crops of 64; `arrange` cuts anew."""
 
@@ -50,6 +52,8 @@ def arranged(
             refresh=fill if thinned else None,
             scale=scale,
             floor=floor,
+            score=score,
+            patience=patience,
             name=name,
         )
 

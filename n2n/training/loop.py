@@ -20,9 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from n2n import checkpoints, devices
-from n2n.training.step import TrainConfig, TrainState, learning_rate, make_chunk, start
+from n2n.training.step import TrainConfig, TrainState, fall, learning_rate, make_chunk, start
 from n2n.types import Error, Failure, Interrupted, Network, PyTree, Task
 
+MARKS = 32
+"""A task's score is taken when so many equal parts of the run are done."""
 _CHUNK_SECONDS = 1.0
 _CHECKPOINT_SECONDS = 30.0
 
@@ -66,8 +68,10 @@ class Loop:
         self.task, self.network, self.config, self.mesh = task, network, config, mesh
         self.run, self.progress = run, progress
         self.best: tuple[PyTree, float, int] | None = None
+        self.bound = config.steps or 60 * config.minutes  # steps or seconds; less after a plateau
         self.before, self.loss = 0.0, math.nan  # seconds of earlier sessions, last chunk's loss
         self.elapsed = 0.0  # seconds at the end of the last chunk, the same in all processes
+        self.part, self.better = 0, 0.0  # marks passed, and when the best was found
         self.identity = _identity(task, network, config) if run else {}
         self.state = start(network, config, params)
         self._restore()
@@ -136,14 +140,19 @@ class Loop:
         return self.before + time.monotonic() - self.began
 
     def _done(self, step: int) -> bool:
-        if self.config.steps is not None:
-            return step >= self.config.steps
-        return self.elapsed >= 60 * self.config.minutes and step > 0
+        return step > 0 and self._now(step) >= self.bound
+
+    def _now(self, step: int) -> float:
+        """Return how far the run is in the unit of its bound."""
+        return step if self.config.steps is not None else self.elapsed
 
     def _length(self, step: int, length: int) -> int:
         """Return the next chunk's length, which ends at the next event at the latest."""
         if self.config.steps is not None:
-            length = min(length, self.config.steps - step)
+            length = min(length, self.bound - step)
+            if self.task.score is not None:
+                part = MARKS * step // self.bound + 1
+                length = min(length, -(-part * self.bound // MARKS) - step)
         if self.task.refresh:
             length = min(length, self.config.refresh - step % self.config.refresh)
         return length
@@ -152,7 +161,7 @@ class Loop:
         """With `minutes`, plan as many steps as the time will hold at the pace so far."""
         if self.config.minutes is None:
             return
-        share = min(1.0, max(1e-3, self.elapsed / (60 * self.config.minutes)))
+        share = min(1.0, max(1e-3, self.elapsed / self.bound))
         total = np.int32(min(2**30, max(step + 1, round((step + 1) / share))))
         self.state = self.state._replace(total=devices.copied(total, self.mesh))
 
@@ -172,12 +181,12 @@ class Loop:
         self.loss = before + share * (float(losses.mean()) - before)
 
     def _report(self, step: int, length: int, seconds: float) -> None:
+        elapsed = self._seconds()
         score = self._score(step)
         total = int(self.state.total)
-        elapsed = self._seconds()
         left = elapsed * (total - step) / max(step, 1)
         if self.config.minutes is not None:
-            left = 60 * self.config.minutes - elapsed
+            left = self.bound - elapsed
         floor = self.task.floor
         excess = None if floor is None else self.loss - floor
         rate = float(learning_rate(self.config, jnp.float32(step), jnp.float32(step / total)))
@@ -189,13 +198,31 @@ class Loop:
             self.progress(event)
 
     def _score(self, step: int) -> float | None:
-        if self.task.score is None:
+        """Return the task's score if a mark was passed; keep the weights if they are the best."""
+        now = self._now(step)
+        part = int(MARKS * now // self.bound)
+        if self.task.score is None or part <= self.part:
             return None
+        self.part = part
         average = devices.local(self.state.average)
         value = float(self.task.score(functools.partial(_predict(self.network), average)))
         if self.best is None or value > self.best[1]:
-            self.best = (jax.device_get(average), value, step)
+            self.best, self.better = (jax.device_get(average), value, step), now
+        elif (
+            self.task.patience is not None and now - self.better >= self.task.patience * self.bound
+        ):
+            self._fall(now)
         return value
+
+    def _fall(self, now: float) -> None:
+        """Let the rate fall from now on, as it does at the end of every run, unless it does."""
+        share = fall(self.config)
+        bound = now / (1 - share) if share < 1 else self.bound
+        if bound < self.bound:
+            self.bound = math.ceil(bound) if self.config.steps else bound
+            if self.config.steps:
+                total = devices.copied(np.int32(self.bound), self.mesh)
+                self.state = self.state._replace(total=total)
 
     def _interrupted(self, step: int, number: int) -> None:
         name = signal.Signals(number).name
@@ -214,7 +241,12 @@ class Loop:
             "average": self.state.average,
             "moments": _as_dict(self.state.moments),
         }
-        meta: dict[str, Any] = {"run": self.identity, "seconds": self._seconds()}
+        meta: dict[str, Any] = {
+            "run": self.identity,
+            "seconds": self._seconds(),
+            "plan": [self.bound, self.part, self.better],
+            "asked": self.config.steps or 60 * self.config.minutes,
+        }
         if self.best is not None:
             tree["best"] = self.best[0]
             meta["best"] = [self.best[1], self.best[2]]
@@ -239,9 +271,16 @@ class Loop:
         if "best" in meta:
             self.best = (tree["best"], *meta["best"])
         self.before = self.elapsed = float(meta["seconds"])
+        total = self.state.total
+        if self.task.score is not None and "plan" in meta:
+            bound, self.part, self.better = meta["plan"]
+            # A run that is to be longer or shorter than before is planned anew.
+            if self.bound > bound and meta.get("asked") == self.bound:
+                self.bound = bound
+                total = jnp.int32(bound) if self.config.steps else total
         self.state = TrainState(
             jnp.asarray(tree["step"]),
-            self.state.total,
+            total,
             jax.tree.map(jnp.asarray, tree["params"]),
             jax.tree.map(jnp.asarray, tree["average"]),
             jax.tree.map(jnp.asarray, _from_dict(self.state.moments, tree["moments"])),

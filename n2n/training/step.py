@@ -85,10 +85,15 @@ class TrainState(NamedTuple):
 
 def learning_rate(config: TrainConfig, step: jax.Array, progress: jax.Array) -> jax.Array:
     """Return the rate at a step: a linear rise, a plateau, a squared-cosine fall to 0."""
-    share = config.ramp if config.steps is not None else 0.25
-    fall = jnp.clip((progress - (1 - share)) / max(share, 1e-9), 0, 1)
+    share = fall(config)
+    fallen = jnp.clip((progress - (1 - share)) / max(share, 1e-9), 0, 1)
     rise = jnp.minimum(1.0, (step + 1) / max(config.warmup, 1))
-    return config.learning_rate * rise * (0.5 + 0.5 * jnp.cos(jnp.pi * fall)) ** 2
+    return config.learning_rate * rise * (0.5 + 0.5 * jnp.cos(jnp.pi * fallen)) ** 2
+
+
+def fall(config: TrainConfig) -> float:
+    """Return the share of the run over which the rate falls."""
+    return config.ramp if config.steps is not None else 0.25
 
 
 def start(network: Network, config: TrainConfig, params: PyTree | None = None) -> TrainState:

@@ -1,4 +1,4 @@
-"""Pictures for people; Pillow only."""
+"""Details of several pictures side by side, as one picture."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def before_after(
     """
     pictures = [before, *between, after]
     _check(pictures, labels, zoom, side)
-    place = _detail(after, side) if centre is None else centre
+    place = detail(after, (side, side)) if centre is None else centre
     tiles = [_tile(picture, place, side, zoom) for picture in pictures]
     images.write(path, np.asarray(_strip(tiles, labels)), overwrite=overwrite)
 
@@ -60,13 +60,13 @@ def _check(pictures: Sequence[np.ndarray], labels: Sequence[str], zoom: int, sid
         raise Error(f"zoom is {zoom} and side is {side}; both must be at least 1")
 
 
-def _detail(picture: np.ndarray, side: int) -> tuple[int, int]:
-    """Return the centre of the square of this side with the strongest gradients."""
+def detail(picture: np.ndarray, size: tuple[int, int]) -> tuple[int, int]:
+    """Return the centre (y, x) of the part of H,W,C, `size` high and wide, with most structure."""
     grey = np.clip(picture, 0, 1).mean(-1)
     slope = np.zeros(np.add(grey.shape, 1))
     steps = np.hypot(*np.gradient(grey)) if min(grey.shape) > 1 else np.zeros_like(grey)
     slope[1:, 1:] = np.cumsum(np.cumsum(steps, 0), 1)
-    high, wide = min(side, grey.shape[0]), min(side, grey.shape[1])
+    high, wide = (min(side, length) for side, length in zip(size, grey.shape, strict=True))
     sums = slope[high:, wide:] - slope[:-high, wide:] - slope[high:, :-wide] + slope[:-high, :-wide]
     y, x = np.unravel_index(np.argmax(sums), sums.shape)
     return int(y) + high // 2, int(x) + wide // 2
