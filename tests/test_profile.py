@@ -272,6 +272,7 @@ def test_a_burst_has_the_profile_of_its_frames_as_taken():
     assert align(frames[:, :20, :20], register=False).profile is None
 
 
+@pytest.mark.slow
 def test_the_real_cameras(data):
     """What the issue asks: gain within 3 %, dark variance and planes within 5 %."""
     from experiments import profile as experiment
