@@ -11,7 +11,7 @@ import tifffile
 from PIL import Image
 
 from n2n import cli, images
-from n2n.cli import burst, group, jobs, parser
+from n2n.cli import burst, denoise, group, jobs, parser
 from n2n.types import Error, Failure, Fused, Picture
 
 SIDE = 96
@@ -259,6 +259,20 @@ def test_a_raw_burst_stays_linear_unless_8_bits_or_asked(tmp_path, name, options
     # 0.2 of light is 0.485 on a display.
     assert images.to_float(back.array).mean() == pytest.approx(0.2 if linear else 0.4845, abs=0.003)
     assert (back.meta["icc"] == icc) == linear and back.meta["icc"]
+
+
+@pytest.mark.parametrize("choice", ["srgb", "linear"])
+def test_denoise_develops_raw_unless_told_otherwise(tmp_path, monkeypatch, choice):
+    meta = {"linear": tuple(map(tuple, np.eye(3)))}
+    light = Picture(np.full((8, 9, 3), 13107, np.uint16), meta)  # 0.2
+    monkeypatch.setattr(images, "read", lambda path: light)
+    model = SimpleNamespace(denoise=lambda array, **_: array)
+    options = ["--raw", choice] if choice == "linear" else []
+    given = parser.make().parse_args(["denoise", "x", "-o", str(tmp_path / "a.png"), *options])
+    denoise._in_memory(model, tmp_path / "a.dng", tmp_path / "a.png", given, None)
+    monkeypatch.undo()
+    value = images.read(tmp_path / "a.png").array.mean() / 65535
+    assert value == pytest.approx(0.2 if choice == "linear" else 0.4845, abs=0.001)
 
 
 def test_guarded_names_what_went_wrong(capsys):

@@ -199,6 +199,7 @@ def test_a_damaged_raw_is_one_line(tmp_path, rawpy):
 def test_the_clipping_of_a_camera_is_its_least_saturated_channel():
     class File:
         white_level = 16383
+        raw_image = np.array([[70, 15000]], np.uint16)
         black_level_per_channel = [2048, 2048, 2048, 2050]
         camera_white_level_per_channel = None
 
@@ -209,6 +210,8 @@ def test_the_clipping_of_a_camera_is_its_least_saturated_channel():
     assert raw._saturation(File()) is None
     File.camera_white_level_per_channel = [3000] * 4  # another unit than the samples'
     assert raw._saturation(File()) is None
+    File.white_level = 255
+    assert raw._saturation(File()) == 65535
 
 
 def test_saturation_is_counted_above_black(tmp_path, rawpy, monkeypatch):
@@ -344,6 +347,9 @@ def test_a_real_raw_file_is_read(data: Path, rawpy):
         pytest.skip("needs ../shared/data/odd/raw_imageio")
     picture = images.read(path)
     assert picture.array.shape == (593, 869, 3) and picture.array.dtype == np.uint16
+    assert (
+        0.1 < picture.array.mean() / 65535 < 0.4
+    )  # and not white, as its white level would have it
     assert metadata.loads(picture.meta["exif"])[272].startswith("Nikon COOLSCAN")
     assert images.declared_size(path) == (869, 593, 3)
 

@@ -133,7 +133,8 @@ def _burst(commands: Any) -> None:
     command.add_argument(
         "--report",
         metavar="HTML",
-        help="write a page that shows before and after, what became of each frame, and all figures",
+        help="write a page that shows before and after, what became of each frame, and all "
+        "figures; with --group, a folder for the pages",
     )
     command.add_argument(
         "--bits",

@@ -97,8 +97,11 @@ def _saturation(raw: Any) -> int | None:
 
     Cameras whose file names it per channel clip below the range of their converter, some channels
     before others; left at the range's end, such highlights turn pink. libraw counts these levels
-    with black and `user_sat` without.
+    with black and `user_sat` without. Scanners' files of 8 bits, which libraw expands to 16, keep
+    the white level of their bytes.
     """
+    if raw.white_level <= 255 < raw.raw_image.max():
+        return 65535
     levels = raw.camera_white_level_per_channel or ()
     named = [
         int(level) - int(black)

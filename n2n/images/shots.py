@@ -46,7 +46,8 @@ def shot(path: Any) -> Shot:
         with _opened(path) as (exif, turned, pages):
             ifd = exif.get_ifd(metadata.EXIF_IFD)
             seconds = _positive(ifd.get(_SECONDS))
-            names = (_text(exif.get(271)), _text(exif.get(272)), _text(ifd.get(_SERIAL)))
+            make, model = _text(exif.get(271)), _text(exif.get(272))
+            names = ("" if model.startswith(make) else make, model, _text(ifd.get(_SERIAL)))
             return Shot(
                 path,
                 (height, width) if turned else (width, height),
