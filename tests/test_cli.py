@@ -165,6 +165,23 @@ def test_burst_stopped_and_resumed_as_a_user(frames, capsys):
     assert names(frames) == sorted([*before, out.name])  # and the run's folder is gone
 
 
+def test_burst_starts_from_weights_and_gives_theirs_where_they_are_better(
+    frames, model, tmp_path, capsys
+):
+    out = tmp_path / "out.png"
+    line = ["burst", frames, "-o", out, "--steps", 1, "--init", model, "--json", "-"]
+    assert cli.main(list(map(str, line))) == 0
+    facts = json.loads(capsys.readouterr().out)
+    # Random weights: neither they nor what a step makes of them are worth more than the mean.
+    assert facts["init"] == str(model) and facts["made_by"] == "mean"
+    mean = n2n.align([frames]).mean()
+    np.testing.assert_allclose(images.read(out).array / 65535, mean, atol=1 / 65535)
+    wrong = refused(capsys, "burst", frames, "-o", tmp_path / "b.png", "--init", "nothing")
+    assert "model is 'nothing'" in wrong
+    both = refused(capsys, "burst", frames, "--init", model, "--from-scratch")
+    assert "--from-scratch" in both and not (tmp_path / "b.png").exists()
+
+
 def test_a_second_burst_does_not_take_the_first_result_for_a_frame(frames, scene, capsys):
     before = names(frames)
     images.write(frames / "IMG_1-n2n.png", images.from_float(scene, "uint16"))
@@ -808,6 +825,9 @@ def test_summaries():
     text = "\n".join(burst.summary(fused, 8))
     assert "at least 35.0 dB" in text and "6 of the 8 frames" in text and "32 frames" in text
     assert "single frames" in burst.summary(fused, 2)[0]
+    assert len(burst.summary(fused, 8)) == 2
+    assert "started from do better" in burst.summary(fused, 8, "start")[2]
+    assert "the mean of the frames: it is" in burst.summary(fused, 8, "mean")[2]
     assert "too small" in burst.summary(Fused(image, None, None, None, float("nan")), 8)[0]
 
 

@@ -148,6 +148,19 @@ def test_another_run_is_not_continued(interrupted, changed, field) -> None:
     assert field in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_run_from_other_weights_is_not_continued(interrupted, undisturbed, tmp_path) -> None:
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(undisturbed["pairs"])
+    with pytest.raises(Error, match="init is '[0-9a-f]{16}', but the run in .* has None"):
+        fit("pairs", interrupted, resume=True, network=None, init=weights)
+    out = tmp_path / "m.safetensors"
+    with pytest.raises(Interrupted):
+        fit("pairs", out, init=weights, progress=lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Error, match="init is None, but the run in"):
+        fit("pairs", out, resume=True)
+    fit("pairs", out, resume=True, init=weights)
+
+
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory):
     """Return the output of a run that was stopped after its first step."""

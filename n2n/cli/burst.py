@@ -11,6 +11,10 @@ from n2n.cli.screen import Screen, duration, interval, shown
 from n2n.types import Burst, Error, Fused, Picture
 
 STEPS = 2500
+_INSTEAD = {
+    "start": "the weights it started from do better than what was learnt: theirs is the picture",
+    "mean": "nothing that was learnt does better than the mean of the frames: it is the picture",
+}
 
 
 class _Job(NamedTuple):
@@ -20,6 +24,15 @@ class _Job(NamedTuple):
     reference: int | None
     out: Path
     dtype: str
+
+
+class _Made(NamedTuple):
+    """Hold a burst's picture and what it was made by."""
+
+    fused: Fused
+    by: str
+    """`burst` (what was learnt), `start` (the weights that this began with) or `mean`."""
+    steps: int
 
 
 def run(options: Any) -> int:
@@ -37,14 +50,21 @@ def run(options: Any) -> int:
 
 def make(screen: Screen, options: Any) -> dict[str, Any]:
     """Make the picture of one burst; return what `--json` tells of it."""
+    from n2n import denoiser
+
     job = plan(options)
     device, began = jobs.start(), time.monotonic()
+    if options.init is not None:
+        denoiser.load(options.init)  # a mistake shows before the frames are read
     burst = registered(screen, job.paths, job.reference, options)
     _check_reference(job, burst)
-    screen.note(_headline(device, burst, options))
+    origin = denoiser.starting(burst, False if options.from_scratch else options.init)
+    start = None if origin is None else options.init or "photo"
+    screen.note(_headline(device, burst, start, options))
     show_frames(screen, burst)
     with jobs.unfinished(job.out):
-        model, fused = _work(screen, burst, job, options)
+        made = _work(screen, burst, origin, job, options)
+        fused = made.fused
         picture = _picture(job, burst)
         _write(job, fused, picture, options)
     if not options.keep:
@@ -52,13 +72,14 @@ def make(screen: Screen, options: Any) -> dict[str, Any]:
 
         checkpoints.remove(job.out)
     seconds = time.monotonic() - began
-    for line in summary(fused, len(burst.frames)):
+    for line in summary(fused, len(burst.frames), made.by):
         screen.result(line)
     screen.result(f"written: {shown(job.out)} ({outputs.bits(job.dtype)} bits)")
     facts = _facts(job, burst, fused, options)
-    facts |= {"steps": model.card["steps"], "seconds": round(seconds, 1), "device": device}
+    facts |= {"init": start, "made_by": made.by, "steps": made.steps}
+    facts |= {"seconds": round(seconds, 1), "device": device}
     if options.report is not None:
-        _report(options.report, burst, fused, facts, picture)
+        _report(options.report, burst, made, facts, picture)
         screen.result(f"report: {shown(options.report)}")
     return facts
 
@@ -133,8 +154,11 @@ def show_frames(screen: Screen, burst: Burst) -> None:
         screen.result(sentence)
 
 
-def summary(fused: Fused, count: int) -> list[str]:
-    """Say in two sentences how good the picture is."""
+def summary(fused: Fused, count: int, by: str = "burst") -> list[str]:
+    """Say in two or three sentences how good the picture is, and what it is if not the learnt one.
+
+    `by`: see `denoiser.fuse_best`.
+    """
     if fused.score is None or fused.before is None or fused.gain is None:
         return ["too small or too clipped to measure its quality without a clean picture"]
     seen = "single frames" if count == 2 else f"{count - 2} of the {count} frames"
@@ -145,26 +169,29 @@ def summary(fused: Fused, count: int) -> list[str]:
     ]
     if count < fused.frames < 1e6:
         lines[1] += f"; as good as the mean of {fused.frames:.0f} frames"
-    return lines
+    return lines + [text for made, text in _INSTEAD.items() if made == by]
 
 
-def _headline(device: str, burst: Burst, options: Any) -> str:
+def _headline(device: str, burst: Burst, start: str | None, options: Any) -> str:
     count, height, width = burst.frames.shape[:3]
     megapixels = (count // 2 + 1) * height * width / 1e6
     steps = options.steps or STEPS
     seconds = jobs.plan_seconds(steps, megapixels, minutes=options.minutes)
     length = jobs.plan_text(steps, seconds, options.minutes)
-    return f"n2n burst: {device}, {count} frames of {width} x {height}, {length}"
+    begin = "from scratch" if start is None else f"from {shown(start)}"
+    return f"n2n burst: {device}, {count} frames of {width} x {height}, {begin}, {length}"
 
 
-def _work(screen: Screen, burst: Burst, job: _Job, options: Any) -> tuple[Any, Fused]:
-    """Train on the burst and apply the model to it."""
+def _work(screen: Screen, burst: Burst, origin: Any, job: _Job, options: Any) -> _Made:
+    """Train on the burst and make the picture by what was learnt, unless something is better."""
     import n2n
+    from n2n import denoiser
 
     outputs.prepare_folder(job.out, options.out)
     with screen.training() as progress:
         model = n2n.fit(
             burst,
+            init=origin,
             steps=options.steps,
             minutes=options.minutes,
             seed=options.seed,
@@ -173,8 +200,10 @@ def _work(screen: Screen, burst: Burst, job: _Job, options: Any) -> tuple[Any, F
             overwrite=True,
             progress=progress or False,
         )
+    models = {"burst": model} if origin is None else {"burst": model, "start": origin}
     with screen.counting("tiles") as progress:
-        return model, model.fuse(burst, seed=options.seed, progress=progress)
+        by, fused = denoiser.fuse_best(models, burst, seed=options.seed, progress=progress)
+    return _Made(fused, by, model.card["steps"])
 
 
 def _picture(job: _Job, burst: Burst) -> Picture:
@@ -203,7 +232,7 @@ def _write(job: _Job, fused: Fused, picture: Picture, options: Any) -> None:
     images.write(job.out, array, like=picture, overwrite=options.overwrite or options.resume)
 
 
-def _report(path: str, burst: Burst, fused: Fused, facts: dict[str, Any], like: Picture) -> None:
+def _report(path: str, burst: Burst, made: _Made, facts: dict[str, Any], like: Picture) -> None:
     """Write the page that tells all of a burst; it may be replaced, or `plan` had refused it."""
     from n2n import report
 
@@ -212,15 +241,16 @@ def _report(path: str, burst: Burst, fused: Fused, facts: dict[str, Any], like: 
         "picture": f"{Path(facts['out']).name}, {facts['bits']} bits",
         "size": f"{width} x {height}, {channels} channel{'s' * (channels > 1)}",
         "reference": facts["reference"],
-        "training": f"{facts['steps']:,} steps, seed {facts['seed']}",
+        "training": f"from {facts['init'] or 'scratch'}, {facts['steps']:,} steps, "
+        f"seed {facts['seed']}",
         "time": f"{duration(facts['seconds'])} on {facts['device']}",
     }
     report.write_page(
         path,
         burst,
-        fused,
+        made.fused,
         title=Path(facts["out"]).name,
-        summary=summary(fused, len(burst.frames)),
+        summary=summary(made.fused, len(burst.frames), made.by),
         settings=settings,
         versions=facts["versions"],
         icc=like.meta.get("icc"),

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from n2n.cli import values
 from n2n.types import Error
 
 _EXAMPLES = """\
@@ -69,14 +68,14 @@ def _add(commands: Any, name: str, module: str, text: str) -> argparse.ArgumentP
     every.add_argument("--quiet", action="store_true", help="show no progress")
     every.add_argument(
         "--seed",
-        type=_seed,
+        type=values.seed,
         default=0,
         metavar="N",
         help="everything random follows from it (default: %(default)s)",
     )
     every.add_argument(
         "--data-range",
-        type=_data_range,
+        type=values.data_range,
         metavar="LOW,HIGH",
         help="the values of black and white, where the files do not say: 0,4095 for 12 bits in a "
         "16-bit file (write --data-range=-1,1 where LOW is negative)",
@@ -124,9 +123,18 @@ def _burst(commands: Any) -> None:
     )
     command.add_argument(
         "--gap",
-        type=_positive,
+        type=values.positive,
         metavar="SECONDS",
         help="the pause that ends a burst, with --group (default: 3)",
+    )
+    start = command.add_mutually_exclusive_group()
+    start.add_argument(
+        "--init",
+        metavar="M",
+        help="weights to start from: a file, or a name of n2n's own (default: photo, for colour)",
+    )
+    start.add_argument(
+        "--from-scratch", action="store_true", help="start from nothing but these frames"
     )
     _length(command, "2500")
     _raw(command, "linear", "always with 8 bits")
@@ -155,14 +163,14 @@ def _denoise(commands: Any) -> None:
     _model(command)
     command.add_argument(
         "--strength",
-        type=_share,
+        type=values.share,
         default=1.0,
         metavar="0..1",
         help="share of the noise to take away (default: all of it)",
     )
     command.add_argument(
         "--tile",
-        type=_whole,
+        type=values.whole,
         metavar="N",
         help="side in pixels of the pieces worked on; smaller takes less memory (default: chosen)",
     )
@@ -235,21 +243,21 @@ def _network(command: argparse.ArgumentParser) -> None:
 def _optimizer(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--batch",
-        type=_whole,
+        type=values.whole,
         default=8,
         metavar="N",
         help="crops in a step (default: %(default)s)",
     )
     command.add_argument(
         "--crop",
-        type=_whole,
+        type=values.whole,
         default=64,
         metavar="N",
         help="side of a crop in pixels (default: %(default)s)",
     )
     command.add_argument(
         "--learning-rate",
-        type=_positive,
+        type=values.positive,
         default=1e-3,
         metavar="X",
         help="how far a step goes before the rate falls (default: %(default)s)",
@@ -259,7 +267,7 @@ def _optimizer(command: argparse.ArgumentParser) -> None:
 def _devices(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--devices",
-        type=_whole,
+        type=values.whole,
         metavar="N",
         help="devices that share a batch, of each process (default: one on CPU, else all)",
     )
@@ -293,7 +301,7 @@ def _evaluate(commands: Any) -> None:
     )
     command.add_argument(
         "--repeat",
-        type=_whole,
+        type=values.whole,
         default=1,
         metavar="N",
         help="draws of the noise for each picture of --clean (default: %(default)s)",
@@ -360,10 +368,10 @@ def _corrupt(command: argparse.ArgumentParser) -> None:
 def _length(command: argparse.ArgumentParser, steps: str) -> None:
     length = command.add_mutually_exclusive_group()
     length.add_argument(
-        "--steps", type=_whole, metavar="N", help=f"training steps (default: {steps})"
+        "--steps", type=values.whole, metavar="N", help=f"training steps (default: {steps})"
     )
     length.add_argument(
-        "--minutes", type=_positive, metavar="T", help="train for this time instead"
+        "--minutes", type=values.positive, metavar="T", help="train for this time instead"
     )
 
 
@@ -385,43 +393,3 @@ def _keep(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--keep", action="store_true", help="keep OUT.run/ (state and log) after the end"
     )
-
-
-def _whole(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) < 2**32):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 4294967295")
-    return int(text)
-
-
-def _positive(text: str) -> float:
-    value = _number(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
-
-
-def _share(text: str) -> float:
-    value = _number(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
-    return value
-
-
-def _data_range(text: str) -> tuple[float, float]:
-    values: Sequence[float] = [_number(word) for word in text.split(",")]
-    if len(values) != 2 or not -math.inf < values[0] < values[1] < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not LOW,HIGH with LOW below HIGH")
-    return values[0], values[1]
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan

@@ -23,7 +23,7 @@ from n2n.denoiser.model import Denoiser as Denoiser
 from n2n.denoiser.model import fuse_best as fuse_best
 from n2n.denoiser.model import load as load
 from n2n.denoiser.model import load_model, show
-from n2n.denoiser.model import shipped_for as shipped_for
+from n2n.denoiser.model import starting as starting
 from n2n.types import Burst, Error, Network, PyTree, Task
 
 BURST_STEPS = 2500
@@ -207,7 +207,7 @@ def denoise_burst(
     """
     arrays, names, exposed = gather(frames)
     burst = _burst(arrays, names, exposed, reference, data_range, align)
-    origin = shipped_for(burst) if init is None else load_model(init) if init else None
+    origin = starting(burst, init)
     model = fit(burst, init=origin, steps=steps, minutes=minutes, seed=seed, progress=progress)
     models = {"burst": model} if origin is None else {"burst": model, "start": origin}
     _, fused = fuse_best(models, burst, seed=seed)

@@ -281,8 +281,14 @@ def fuse_best(
     return best({name: model._run(tile, progress) for name, model in models.items()}, burst, seed)
 
 
-def shipped_for(burst: Burst) -> Denoiser | None:
-    """Return the weights in the package that suit a burst: `photo` for colour, None for others."""
+def starting(burst: Burst, init: Any = None) -> Denoiser | None:
+    """Return what training on a burst starts from; None: from scratch.
+
+    `init` is a name, a path or a `Denoiser`; None: `photo` for colour, if the package holds it, and
+    nothing for others; False: nothing.
+    """
+    if init is not None:
+        return load_model(init) if init is not False else None
     if burst.frames.shape[-1] != 3 or not (WEIGHTS / "photo.safetensors").exists():
         return None
     return _shipped("photo")

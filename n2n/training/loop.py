@@ -72,7 +72,7 @@ class Loop:
         self.before, self.loss = 0.0, math.nan  # seconds of earlier sessions, last chunk's loss
         self.elapsed = 0.0  # seconds at the end of the last chunk, the same in all processes
         self.part, self.better = 0, 0.0  # marks passed, and when the best was found
-        self.identity = _identity(task, network, config) if run else {}
+        self.identity = _identity(task, network, config, params) if run else {}
         self.state = start(network, config, params)
         self._restore()
         self.state = devices.copied(self.state, mesh)
@@ -301,7 +301,9 @@ def _from_dict(template: PyTree, leaves: dict[str, Any]) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(template), ordered)
 
 
-def _identity(task: Task, network: Network, config: TrainConfig) -> dict[str, Any]:
+def _identity(
+    task: Task, network: Network, config: TrainConfig, params: PyTree
+) -> dict[str, Any]:
     """Return what must be equal for a run to be continued, as JSON gives it back."""
     settings = dataclasses.asdict(config)
     identity = {
@@ -311,6 +313,9 @@ def _identity(task: Task, network: Network, config: TrainConfig) -> dict[str, An
         "data": _fingerprint(task.pool),
         **{k: settings[k] for k in _SETTINGS},
     }
+    if params is not None:
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
+        identity["init"] = _digest(leaves).tobytes().hex()[:16]
     return json.loads(json.dumps(identity))
 
 
@@ -338,7 +343,8 @@ def _digest(arrays: list[np.ndarray]) -> np.ndarray:
 
 
 def _same_run(ours: dict[str, Any], theirs: dict[str, Any], folder: Path) -> None:
-    for field, value in ours.items():
+    for field in {**ours, **theirs}:
+        value = ours.get(field)
         if theirs.get(field) != value:
             raise Error(
                 f"{field} is {value!r}, but the run in {str(folder)!r} has "
