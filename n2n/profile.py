@@ -103,9 +103,9 @@ class Profile:
         """
         return np.sqrt(self.variance(image).mean(-1, keepdims=True))
 
-    def sigma_at(self, channel: int, level: float) -> float:
-        """Return one channel's standard deviation at a brightness; see `variance`."""
-        return float(np.sqrt(self._of(channel, np.asarray(level))))
+    def sigma_at(self, channel: int, level: Any) -> Any:
+        """Return one channel's standard deviation at a brightness or many; see `variance`."""
+        return np.sqrt(self._of(channel, np.asarray(level)))[()]
 
     def as_dict(self) -> dict[str, Any]:
         """Return all fields as JSON knows them."""

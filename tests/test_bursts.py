@@ -12,6 +12,7 @@ from skimage import data
 from n2n.bursts import align, checks
 from n2n.bursts.checks import placed
 from n2n.bursts.masks import clipping, hard_limit, motion
+from n2n.profile import measure
 from n2n.registration import Transform
 from n2n.types import Error
 
@@ -52,6 +53,8 @@ def test_a_static_burst_stays_as_it_is():
 def test_false_alarms_of_movement_stay_under_one_percent(name, sigma):
     first, second = noisy(scene(name), 2, sigma)
     assert 1 - motion(second, first, ones(first)).mean() < 0.01
+    known = measure(np.stack([first, second]))
+    assert 1 - motion(second, first, ones(first), known).mean() < 0.01
 
 
 def test_false_alarms_stay_rare_in_large_frames(monkeypatch):
@@ -90,6 +93,25 @@ def test_a_moving_square_is_masked_and_the_background_is_not(sigma, large, monke
     far, wide = np.ones_like(weight, bool), 30 if large else 15
     far[100 - wide : 150 + wide, 200 - wide : 250 + wide] = False
     assert 1 - weight[far].mean() < 0.01
+
+
+@pytest.mark.parametrize("shade", [0.02, 0.5, 0.98])
+def test_a_thing_that_fills_a_range_of_brightness_is_masked(shade):
+    """A flat square of a tenth of the picture: some bins of brightness hold nothing else."""
+    rng, frames, inside = np.random.default_rng(0), [], []
+    for left in (20, 150, 280):
+        picture = scene("coffee")[:320, :480].copy()
+        moved = np.zeros(picture.shape[:2], bool)
+        moved[80:200, left : left + 130] = True
+        picture[moved] = shade
+        noise = np.sqrt(0.01 * picture + 0.005**2) * rng.standard_normal(picture.shape, np.float32)
+        frames.append(picture + noise)
+        inside.append(moved)
+    burst = align(frames, reference=0, register=False)
+    for one, moved in zip(burst.weights[1:, ..., 0], inside[1:], strict=True):
+        assert one[moved != inside[0]].mean() < 0.01
+        far = ~cv2.dilate((moved | inside[0]).astype(np.uint8), np.ones((31, 31))).astype(bool)
+        assert one[far].mean() > 0.99
 
 
 def test_the_mean_shows_no_ghost():

@@ -8,6 +8,7 @@ balance.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,8 +17,16 @@ from n2n.bursts import checks
 from n2n.bursts.masks import clipping, hard_limit, motion, settled, unsaturated
 from n2n.bursts.noise import noise_profile
 from n2n.bursts.tone import matched
+from n2n.profile import Profile
 from n2n.registration import Transform, largest, warp
 from n2n.types import Burst, Error
+
+_NEARLY = 0.98
+"""Share of a frame in use from which on nothing is to be explained."""
+_CLEARLY = 1.01
+"""Factor by which another explanation must leave more of it in use."""
+_LOOKS = 3
+"""Times that light and movement are told from each other anew, as long as it helps."""
 
 
 def align(
@@ -60,7 +69,7 @@ def align(
         checks.refuse_bracket(stack, weights, names, first, limit)
     # Before movement and tone: it must not depend on masks, nor on a gain given to a frame's noise.
     profile = noise_profile(stack, weights, found, first)
-    notes += _compared(stack, weights, first, names, limit)
+    notes += _compared(stack, weights, first, names, limit, profile)
     kept, blurred = checks.sharp(stack, weights, names, first)
     notes += blurred
     if len(kept) < len(stack):
@@ -138,6 +147,7 @@ def _compared(
     first: int,
     names: tuple[str, ...],
     limit: float | None,
+    profile: Profile | None,
 ) -> list[checks.Note]:
     """Take movement out of the weights and tone out of the frames, in place; say what shows."""
     notes: list[checks.Note] = []
@@ -145,21 +155,74 @@ def _compared(
         if index == first:
             continue
         seen = float(weights[index].mean())
-        frame, overlap = stack[index], weights[index]
-        weight = overlap * motion(frame, stack[first], overlap)
-        lit = unsaturated(frame, stack[first], weight, limit)
-        notes += checks.exposure(frame, stack[first], lit, name, names[first])
-        alike, ends = matched(frame, stack[first], weight, limit)
-        if alike is not frame:  # judged anew, since another light looks like movement
-            weight = overlap * motion(alike, stack[first], overlap)
-        left = float(weight.mean())
-        if alike is not frame and limit is not None:
-            alike, weight = settled(frame, alike, stack[first], weight, ends, limit)
-        stack[index], weights[index] = alike, weight
+        one = _likened(stack[index], stack[first], weights[index], limit, profile)
+        lit = unsaturated(stack[index], stack[first], one.first, limit)
+        notes += checks.exposure(stack[index], stack[first], lit, name, names[first])
+        stack[index], weights[index] = one.frame, one.weight
+        left = float(one.still.mean())
         if seen - left > 0.2:
             text = f"{name} shows movement in {100 * (seen - left):.0f} % of the picture"
             notes.append((20 + seen - left, f"{text}: it is not used there."))
     return notes + checks.correlated(stack, weights, names)
+
+
+class _Likened(NamedTuple):
+    """Hold a frame brought to the reference's tone, and where it may be used."""
+
+    frame: np.ndarray
+    weight: np.ndarray
+    """H,W,1: what overlaps, has not moved and is not clipped in this frame alone."""
+    still: np.ndarray
+    """H,W,1: what overlaps and has not moved."""
+    first: np.ndarray
+    """The same by the first look, from which the tone was told."""
+
+
+def _likened(
+    frame: np.ndarray,
+    reference: np.ndarray,
+    overlap: np.ndarray,
+    limit: float | None,
+    profile: Profile | None,
+) -> _Likened:
+    """Tell what has moved from what is lit differently.
+
+    Both look alike at first. A look that knows the noise takes another light for movement, one that
+    does not takes a large moved thing for light: what leaves more of the frame in use is true.
+    """
+    best = None
+    for told in (profile, None):
+        found = _under(frame, reference, overlap, limit, profile, told)
+        if best is None or found.still.sum() > _CLEARLY * best.still.sum():
+            best = found
+        if profile is None or best.still.sum() > _NEARLY * overlap.sum():
+            break
+    return best
+
+
+def _under(
+    frame: np.ndarray,
+    reference: np.ndarray,
+    overlap: np.ndarray,
+    limit: float | None,
+    profile: Profile | None,
+    told: Profile | None,
+) -> _Likened:
+    """Return what a frame becomes if the first look at it is told a noise profile, or none."""
+    alike, lost = frame, np.zeros_like(overlap)
+    still = look = overlap * motion(frame, reference, overlap, told)
+    for _ in range(_LOOKS):
+        alike, ends = matched(frame, reference, still, limit)
+        if alike is frame and told is profile:
+            break
+        if alike is not frame and limit is not None:
+            alike, kept = settled(frame, alike, reference, np.ones_like(overlap), ends, limit)
+            lost = 1 - kept
+        before = still
+        still = overlap * motion(np.where(lost > 0, reference, alike), reference, overlap, profile)
+        if still.sum() <= _CLEARLY * before.sum():
+            break
+    return _Likened(alike, still * (1 - lost), still, look)
 
 
 def _range(stack: np.ndarray) -> tuple[float, float]:

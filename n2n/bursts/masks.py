@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from n2n.profile import Profile
 from n2n.registration.geometry import cv2, grey
 
 WINDOWS = (5, 15)
@@ -28,6 +29,10 @@ LARGE = 4_000_000
 """Pixels above which movement is looked for at half the resolution: nobody looks closer there."""
 LEVELS = 16
 """Bins of brightness."""
+ODD = 1.5
+"""Factor above what the noise profile lets expect beyond which a bin holds movement, not noise."""
+BENT = 0.03
+"""Share of the range by which a difference of tone may leave a line; what is beyond has moved."""
 
 
 class Curve(NamedTuple):
@@ -59,6 +64,38 @@ def brightness_curve(rest: np.ndarray, bright: np.ndarray, known: np.ndarray) ->
     return Curve(at, centre, np.maximum(sigma, max(0.25 * float(np.median(sigma)), 1e-6)))
 
 
+def steadied(curve: Curve, expected: np.ndarray | None = None) -> Curve:
+    """Take out of a residual's curve what large moved things have done to it.
+
+    They may fill whole bins of brightness. The centre of such a bin leaves the line that most bins
+    agree on, and is read from the others; its sigma exceeds what is `expected` of the noise, which
+    need be known up to a factor only, and is limited to that.
+    """
+    at, centre, sigma = curve
+    if len(at) < LEVELS:
+        return curve
+    gain, offset = _agreed_line(at, centre)
+    rest = centre - gain * at - offset
+    steady = np.abs(rest) <= BENT * (at[-1] - at[0])
+    if steady.any():
+        centre = gain * at + offset + np.interp(at, at[steady], rest[steady])
+    if expected is not None:
+        factor = np.median(sigma / np.maximum(expected, 1e-9))
+        sigma = np.minimum(sigma, ODD * factor * expected)
+    return Curve(at, centre, sigma)
+
+
+def _agreed_line(at: np.ndarray, values: np.ndarray) -> tuple[float, float]:
+    """Return gain and offset of the line that more than half of the points agree on (repeated
+    medians, Siegel 1982)."""
+    step = at[:, None] - at[None]
+    apart = np.abs(step) > 1e-9
+    slopes = np.where(apart, values[:, None] - values[None], np.nan) / np.where(apart, step, 1)
+    own = [np.nanmedian(row) for row in slopes if not np.isnan(row).all()]
+    gain = float(np.median(own)) if own else 0.0
+    return gain, float(np.median(values - gain * at))
+
+
 def slope(picture: np.ndarray) -> np.ndarray:
     """Return the length of the gradient per pixel of a picture H,W float32."""
     return np.hypot(
@@ -68,14 +105,20 @@ def slope(picture: np.ndarray) -> np.ndarray:
 
 
 def _deviation(
-    frame: np.ndarray, reference: np.ndarray, overlap: np.ndarray, side: int, slack: float
+    frame: np.ndarray,
+    reference: np.ndarray,
+    overlap: np.ndarray,
+    side: int,
+    slack: float,
+    profile: Profile | None,
 ) -> np.ndarray:
     """Return H,W: the averaged residual in its own standard deviations, all channels together."""
     total = np.zeros(frame.shape[:2], np.float32)
-    for here, there in zip(np.moveaxis(reference, -1, 0), np.moveaxis(frame, -1, 0), strict=True):
-        here, there = cv2.blur(here, (side, side)), cv2.blur(there, (side, side))
+    for channel in range(frame.shape[2]):
+        here, there = (cv2.blur(one[..., channel], (side, side)) for one in (reference, frame))
         bright = (here + there) / 2
         curve = brightness_curve(there - here, bright, overlap)
+        curve = steadied(curve, None if profile is None else profile.sigma_at(channel, curve.at))
         rest = there - here - np.interp(bright, curve.at, curve.centre)
         spread = np.hypot(np.interp(bright, curve.at, curve.sigma), slack * slope(bright))
         total += np.square(rest / spread)
@@ -96,12 +139,18 @@ def _clean(deviation: np.ndarray) -> np.ndarray:
     return cv2.dilate(moved, disc) > 0
 
 
-def motion(frame: np.ndarray, reference: np.ndarray, overlap: np.ndarray) -> np.ndarray:
+def motion(
+    frame: np.ndarray,
+    reference: np.ndarray,
+    overlap: np.ndarray,
+    profile: Profile | None = None,
+) -> np.ndarray:
     """Return H,W,1 float32: 0 where a registered frame H,W,C shows something else, 1 elsewhere.
 
     The residual to the reference, averaged over 5x5 and 15x15 pixels (of half the resolution in
     large frames), beyond 3 sigma of these averages at that brightness; a misregistration of 0.1 px
-    is allowed for. `overlap` H,W,1.
+    is allowed for. `overlap` H,W,1. With the frames' noise profile a thing that fills whole
+    ranges of brightness is not taken for noise.
     """
     height, width = frame.shape[:2]
     halved = height * width > LARGE
@@ -114,7 +163,7 @@ def motion(frame: np.ndarray, reference: np.ndarray, overlap: np.ndarray) -> np.
     here, there, known = pictures
     deviation = np.zeros(here.shape[:2], np.float32)
     for side in WINDOWS:
-        np.maximum(deviation, _deviation(here, there, known, side, slack), out=deviation)
+        np.maximum(deviation, _deviation(here, there, known, side, slack, profile), out=deviation)
     deviation *= known[..., 0] > 0
     still = (~_clean(deviation)).astype(np.float32)
     if halved:

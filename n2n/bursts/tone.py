@@ -100,7 +100,19 @@ def _shaded(frame: np.ndarray, reference: np.ndarray, known: np.ndarray) -> np.n
         return frame
     floor = 0.02 * float(here.max())
     gain = (np.maximum(here, 0) + floor) / (np.maximum(there, 0) + floor)
-    return (frame * np.where(seen[..., None], gain, 1.0)).astype(np.float32)
+    return (frame * _continued(gain, seen, side)).astype(np.float32)
+
+
+def _continued(gain: np.ndarray, seen: np.ndarray, side: int) -> np.ndarray:
+    """Fill a gain H,W,C that varies slowly from where it is `seen` H,W, by ever wider averages."""
+    known = seen.astype(np.float32)[..., None]
+    while not seen.all():
+        side = 2 * side + 1
+        wider = _surroundings(gain, known, side)
+        reached = cv2.blur(known, (side, side)) > 0.01
+        gain = np.where((reached & ~seen)[..., None], wider, gain)
+        seen, known = seen | reached, np.maximum(known, reached.astype(np.float32)[..., None])
+    return gain
 
 
 def _surroundings(picture: np.ndarray, weight: np.ndarray, side: int) -> np.ndarray:

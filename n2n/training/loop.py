@@ -301,9 +301,7 @@ def _from_dict(template: PyTree, leaves: dict[str, Any]) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(template), ordered)
 
 
-def _identity(
-    task: Task, network: Network, config: TrainConfig, params: PyTree
-) -> dict[str, Any]:
+def _identity(task: Task, network: Network, config: TrainConfig, params: PyTree) -> dict[str, Any]:
     """Return what must be equal for a run to be continued, as JSON gives it back."""
     settings = dataclasses.asdict(config)
     identity = {
