@@ -29,6 +29,8 @@ LARGE = 4_000_000
 """Pixels above which movement is looked for at half the resolution: nobody looks closer there."""
 LEVELS = 16
 """Bins of brightness."""
+SAMPLES = 300_000
+"""Pixels that a curve of brightness is measured on: medians of a bin are good to 0.01 sigma."""
 ODD = 1.5
 """Factor above what the noise profile lets expect beyond which a bin holds movement, not noise."""
 BENT = 0.03
@@ -50,10 +52,9 @@ def brightness_curve(rest: np.ndarray, bright: np.ndarray, known: np.ndarray) ->
     resampling have correlated the neighbours. The centre takes up gain and tone differences.
     """
     chosen = np.flatnonzero(known.ravel() > 0)
-    chosen = chosen[:: max(1, chosen.size // 300_000)]
+    chosen = chosen[:: max(1, chosen.size // SAMPLES)]
     bright, rest = bright.ravel()[chosen], rest.ravel()[chosen]
-    order = np.array_split(np.argsort(bright, kind="stable"), LEVELS)
-    order = [one for one in order if one.size]
+    order = [one for one in _equally_full(bright) if one.size]
     if not order:
         return Curve(np.zeros(1), np.zeros(1), np.ones(1))
     at = np.array([bright[one].mean() for one in order], np.float64)
@@ -62,6 +63,15 @@ def brightness_curve(rest: np.ndarray, bright: np.ndarray, known: np.ndarray) ->
         [1.4826 * np.median(np.abs(rest[one] - c)) for one, c in zip(order, centre, strict=True)]
     )
     return Curve(at, centre, np.maximum(sigma, max(0.25 * float(np.median(sigma)), 1e-6)))
+
+
+def _equally_full(bright: np.ndarray) -> list[np.ndarray]:
+    """Return the indices of LEVELS bins of a list of values, darkest first, equally full but for
+    the few samples that settle their edges."""
+    edges = np.quantile(bright[:: max(1, bright.size // 20_000)], np.arange(1, LEVELS) / LEVELS)
+    bins = np.searchsorted(edges.astype(bright.dtype), bright, side="right").astype(np.uint8)
+    ends = np.cumsum(np.bincount(bins, minlength=LEVELS))[:-1]
+    return np.split(np.argsort(bins, kind="stable"), ends)
 
 
 def steadied(curve: Curve, expected: np.ndarray | None = None) -> Curve:
@@ -127,16 +137,17 @@ def _deviation(
 
 def _clean(deviation: np.ndarray) -> np.ndarray:
     """Return where a deviation map means movement: large or certain places, slightly widened."""
+    moved = deviation > SIGMAS
     count, labels, stats, _ = cv2.connectedComponentsWithStats(
-        (deviation > SIGMAS).astype(np.uint8), connectivity=8
+        moved.astype(np.uint8), connectivity=8
     )
     peak = np.zeros(count)
-    np.maximum.at(peak, np.asarray(labels.ravel(), np.int64), deviation.ravel())
+    np.maximum.at(peak, np.asarray(labels[moved], np.int64), deviation[moved])
     real = (peak >= CERTAIN) | (stats[:, cv2.CC_STAT_AREA] >= SPECK)
     real[0] = False
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7))
-    moved = cv2.morphologyEx(real[labels].astype(np.uint8), cv2.MORPH_CLOSE, disc)
-    return cv2.dilate(moved, disc) > 0
+    whole = cv2.morphologyEx(real[labels].astype(np.uint8), cv2.MORPH_CLOSE, disc)
+    return cv2.dilate(whole, disc) > 0
 
 
 def motion(
