@@ -42,7 +42,7 @@ SHIFT = 64
 """Pixels, the largest circular shift of an example."""
 NETWORK = {"kind": "lean", "inputs": 1, "outputs": 1, "widths": [16, 32, 64, 64, 64]}
 RECIPES = {
-    "cpu": runs.Recipe(NETWORK, steps=2000, batch=2, crop=256),
+    "cpu": runs.Recipe(NETWORK, steps=1500, batch=2, crop=256),
     "paper": runs.Recipe("unet", steps=93_600, batch=16, crop=256),
 }
 """300 epochs of 312 steps; the rate falls over the last half, not the last tenth."""

@@ -104,7 +104,7 @@ def cells(row: Row, lines: Sequence[Line]) -> list[str]:
         return [*known, "not run", *[NONE] * (len(HEADS) - 4)]
     noisy, clean = (chosen(lines, preset, name) for name in (row.noisy, row.clean))
     both = [noisy[seed][row.figure] - clean[seed][row.figure] for seed in noisy if seed in clean]
-    floors = [line for line in lines if line["row"] == row.floor[0]]
+    floors = [line for line in lines if line["row"] == row.floor[0] and row.figure in line]
     floor = max(floors, key=lambda line: line["preset"] == preset, default=None)
     last = list(noisy.values())[-1]
     return [
