@@ -190,14 +190,11 @@ def _likened(
     Both look alike at first. A look that knows the noise takes another light for movement, one that
     does not takes a large moved thing for light: what leaves more of the frame in use is true.
     """
-    best = None
-    for told in (profile, None):
-        found = _under(frame, reference, overlap, limit, profile, told)
-        if best is None or found.still.sum() > _CLEARLY * best.still.sum():
-            best = found
-        if profile is None or best.still.sum() > _NEARLY * overlap.sum():
-            break
-    return best
+    best = _under(frame, reference, overlap, limit, profile, profile)
+    if profile is None or best.still.sum() > _NEARLY * overlap.sum():
+        return best
+    other = _under(frame, reference, overlap, limit, profile, None)
+    return other if other.still.sum() > _CLEARLY * best.still.sum() else best
 
 
 def _under(

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from n2n import checkpoints, devices
+from n2n.training.guard import SETBACKS, Guard
 from n2n.training.step import TrainConfig, TrainState, fall, learning_rate, make_chunk, start
 from n2n.types import Error, Failure, Interrupted, Network, PyTree, Task
 
@@ -76,6 +77,7 @@ class Loop:
         self.state = start(network, config, params)
         self._restore()
         self.state = devices.copied(self.state, mesh)
+        self.guard, self.setbacks = Guard(self.state), 0
 
     def run_to_end(self) -> Trained:
         chunk = make_chunk(self.task, self.network, self.config, self.mesh)
@@ -93,8 +95,10 @@ class Loop:
                 clock = time.monotonic()
                 state, losses = chunk(self.state, key, pool, length)
                 losses = np.asarray(jax.device_get(losses), np.float64)
-                self._check_finite(losses, step)
                 self.state, step = state, step + length
+                if self.guard.lost(losses, step, state):
+                    step = self._go_back(step - length, losses)
+                    continue
                 self._smooth(losses, step)
                 seconds = time.monotonic() - clock
                 self._report(step, length, seconds)
@@ -105,7 +109,8 @@ class Loop:
                 if self.run and time.monotonic() - self.saved > _CHECKPOINT_SECONDS:
                     self._save()
         params, score = jax.device_get(self.state.average), None
-        self._check_finite(np.asarray([leaf.sum() for leaf in jax.tree.leaves(params)]), step)
+        if not np.isfinite([leaf.sum() for leaf in jax.tree.leaves(params)]).all():
+            self._give_up(step - 1, np.array([math.nan]), float(self.state.gear))
         if self.run:
             self._save()
         if self.best is not None:
@@ -155,7 +160,7 @@ class Loop:
                 length = min(length, -(-part * self.bound // MARKS) - step)
         if self.task.refresh:
             length = min(length, self.config.refresh - step % self.config.refresh)
-        return length
+        return min(length, self.guard.left(step))
 
     def _plan(self, step: int) -> None:
         """With `minutes`, plan as many steps as the time will hold at the pace so far."""
@@ -165,14 +170,31 @@ class Loop:
         total = np.int32(min(2**30, max(step + 1, round((step + 1) / share))))
         self.state = self.state._replace(total=devices.copied(total, self.mesh))
 
-    def _check_finite(self, values: np.ndarray, step: int) -> None:
-        if not np.isfinite(values).all():
-            saved = self.run is not None and self.run.checkpoint.exists()
-            kept = f"; the last good state is in {str(self.run.folder)!r}" if saved else ""
-            raise Failure(
-                f"training is not finite between steps {step} and {step + len(values)}{kept}; "
-                f"try a lower learning rate than {self.config.learning_rate:g}"
-            )
+    def _go_back(self, first: int, losses: np.ndarray) -> int:
+        """Take up the last sound state at half the rate; return its step."""
+        self.setbacks += 1
+        gear, sound = float(self.state.gear), self.guard.back()
+        if self.setbacks > SETBACKS:
+            self._give_up(first, losses, gear)
+        self.state = self._placed(sound._replace(gear=np.float32(gear / 2)))
+        if self.run:
+            lost = {"lost": first + len(losses), "back": int(sound.step), "gear": gear / 2}
+            self.run.log(lost)
+            self._save()
+        return int(sound.step)
+
+    def _give_up(self, first: int, losses: np.ndarray, gear: float) -> None:
+        saved = self.run is not None and self.run.checkpoint.exists()
+        kept = f"; the last good state is in {str(self.run.folder)!r}" if saved else ""
+        what = "has lost its way" if np.isfinite(losses).all() else "is not finite"
+        tried = f", even at {gear:g} times the rate" if gear < 1 else ""
+        raise Failure(
+            f"training {what} between steps {first} and {first + len(losses)}{tried}{kept}; "
+            f"try a lower learning rate than {self.config.learning_rate:g}, and look at the data"
+        )
+
+    def _placed(self, state: TrainState) -> TrainState:
+        return devices.copied(jax.tree.map(jnp.asarray, state), self.mesh)
 
     def _smooth(self, losses: np.ndarray, step: int) -> None:
         """Average the loss over about a hundred steps: that of a few crops says little."""
@@ -190,6 +212,7 @@ class Loop:
         floor = self.task.floor
         excess = None if floor is None else self.loss - floor
         rate = float(learning_rate(self.config, jnp.float32(step), jnp.float32(step / total)))
+        rate *= float(self.state.gear)
         crops = length * self.config.batch / max(seconds, 1e-9)
         event = Event(step, total, self.loss, excess, rate, crops, elapsed, max(0.0, left), score)
         if self.run:
@@ -245,6 +268,7 @@ class Loop:
             "run": self.identity,
             "seconds": self._seconds(),
             "plan": [self.bound, self.part, self.better],
+            "gear": float(self.state.gear),
             "asked": self.config.steps or 60 * self.config.minutes,
         }
         if self.best is not None:
@@ -284,6 +308,7 @@ class Loop:
             jax.tree.map(jnp.asarray, tree["params"]),
             jax.tree.map(jnp.asarray, tree["average"]),
             jax.tree.map(jnp.asarray, _from_dict(self.state.moments, tree["moments"])),
+            jnp.float32(meta.get("gear", 1.0)),
         )
 
 

@@ -81,6 +81,8 @@ class TrainState(NamedTuple):
     """Running average of params over about the last tenth of the run: what is used and saved."""
     moments: PyTree
     """Adam's."""
+    gear: jax.Array
+    """float32: factor of the rate, 1 unless the run was lost and went back."""
 
 
 def learning_rate(config: TrainConfig, step: jax.Array, progress: jax.Array) -> jax.Array:
@@ -103,7 +105,9 @@ def start(network: Network, config: TrainConfig, params: PyTree | None = None) -
     # Copies, since the step takes the buffers over: the caller's stay, and no two are one.
     params, average = (jax.tree.map(jnp.array, params) for _ in range(2))
     total = jnp.asarray(config.steps or 2**30, jnp.int32)
-    return TrainState(jnp.int32(0), total, params, average, OPTIMIZER.init(params))
+    return TrainState(
+        jnp.int32(0), total, params, average, OPTIMIZER.init(params), jnp.float32(1)
+    )
 
 
 def draw(task: Task, key: jax.Array, pool: PyTree, batch: int, progress: jax.Array) -> Batch:
@@ -137,11 +141,12 @@ def make_step(task: Task, network: Network, config: TrainConfig, mesh: Mesh) -> 
             lambda params: objective(task, network, params, batch, progress)
         )(state.params)
         updates, moments = OPTIMIZER.update(gradients, state.moments)
-        rate = learning_rate(config, state.step, progress)
+        rate = state.gear * learning_rate(config, state.step, progress)
         params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
         share = jnp.maximum(10 / (state.step + 10), 1e-3)
         average = jax.tree.map(lambda a, p: a + share * (p - a), state.average, params)
-        return TrainState(state.step + 1, state.total, params, average, moments), loss
+        done = TrainState(state.step + 1, state.total, params, average, moments, state.gear)
+        return done, loss
 
     return step
 
