@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ FORMAT = 1
 PART = ".n2n-result.part"
 """Name of a result that grows in a run's folder; `remove` takes it away."""
 _KEY = "n2n"
+_BEYOND = 1 << 20
+"""Byte of a lock file that Windows locks."""
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:
@@ -178,27 +180,34 @@ class Run:
         return self.folder / "lock"
 
     def _lock(self) -> None:
-        for _ in range(2):
-            try:
-                handle = os.open(self._lockfile, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-            except FileExistsError:
-                owner = _owner(self._lockfile)
-                if owner is not None:
-                    raise Error(
-                        f"{str(self.folder)!r} is in use by process {owner}; wait for it or "
-                        "choose another output"
-                    ) from None
-                self._lockfile.unlink(missing_ok=True)  # its process is gone: a stale lock
-                continue
-            os.write(handle, str(os.getpid()).encode())
-            os.close(handle)
-            return
+        """Hold the folder by a lock of the system, which ends with the process, however it ends."""
+        for _ in range(3):
+            self._handle = os.open(self._lockfile, os.O_CREAT | os.O_RDWR, 0o644)
+            if not _seized(self._handle):
+                owner = os.read(self._handle, 20).decode("ascii", "replace").strip() or "another"
+                os.close(self._handle)
+                raise Error(
+                    f"{str(self.folder)!r} is in use by process {owner}; wait for it or choose "
+                    "another output"
+                )
+            if _same_file(self._handle, self._lockfile):
+                os.ftruncate(self._handle, 0)
+                os.write(self._handle, str(os.getpid()).encode())
+                return
+            os.close(self._handle)  # the one who held it has just taken it away
         raise Error(f"cannot lock {str(self.folder)!r}; try again")
 
     def unlock(self) -> None:
         """Give the folder free for another process."""
-        if self.writes:
+        if not self.writes:
+            return
+        if os.name == "nt":  # there, an open file cannot be deleted
+            os.close(self._handle)
+            with suppress(OSError):
+                self._lockfile.unlink()
+        else:
             self._lockfile.unlink(missing_ok=True)
+            os.close(self._handle)
 
     def save(self, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
         """Replace the checkpoint."""
@@ -254,26 +263,31 @@ def running(
         run.unlock()
 
 
-def _owner(lock: Path) -> int | None:
-    """Return the live process that holds a lock file, or None."""
+def _seized(handle: int) -> bool:
+    """Lock an open file for this process alone, or say that another has done so."""
+    if os.name == "nt":
+        import msvcrt
+
+        os.lseek(handle, _BEYOND, os.SEEK_SET)  # there, a locked byte cannot be read
+        try:
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        except OSError:
+            return False
+        finally:
+            os.lseek(handle, 0, os.SEEK_SET)
+        return True
+    import fcntl
+
     try:
-        owner = int(lock.read_text() or 0)
-    except (OSError, ValueError):
-        return None
-    return owner if owner > 0 and _alive(owner) else None
-
-
-def _alive(process: int) -> bool:
-    if os.name == "nt":  # there, os.kill(process, 0) would be a Ctrl-C
-        import ctypes
-
-        handle = ctypes.windll.kernel32.OpenProcess(0x1000, False, process)  # type: ignore[attr-defined]
-        ctypes.windll.kernel32.CloseHandle(handle)  # type: ignore[attr-defined]
-        return bool(handle)
-    try:
-        os.kill(process, 0)
-    except PermissionError:
-        return True  # somebody else's
-    except (OSError, OverflowError):
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         return False
     return True
+
+
+def _same_file(handle: int, path: Path) -> bool:
+    """Say whether an open file still has its name."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False

@@ -253,20 +253,28 @@ def test_a_second_process_is_refused(tmp_path) -> None:
         assert (tmp_path / "m.run" / "lock").read_text() == str(os.getpid())
 
 
-def gone() -> int:
-    """Return the id of a process that has ended."""
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
-    return child.pid
-
-
-@pytest.mark.parametrize("content", ["", "words", "-1", "99999999999999999999", None])
-def test_a_stale_lock_is_taken_over(tmp_path, content) -> None:
-    (tmp_path / "m.run").mkdir()
-    (tmp_path / "m.run" / "lock").write_text(str(gone()) if content is None else content)
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_the_lock_of_a_killed_process_is_taken_over(tmp_path) -> None:
+    child = (
+        "import os, signal, sys; from n2n.checkpoints import Run\n"
+        "run = Run(sys.argv[1])\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", child, str(tmp_path / "m")])
+    lock = tmp_path / "m.run" / "lock"
+    assert lock.read_text() not in ("", str(os.getpid()))
     run = Run(tmp_path / "m")
-    assert (run.folder / "lock").read_text() == str(os.getpid())
+    assert lock.read_text() == str(os.getpid())
     run.unlock()
+
+
+@pytest.mark.parametrize("content", ["", "words", str(os.getpid())])
+def test_a_lock_file_that_nobody_holds_is_none(tmp_path, content) -> None:
+    (tmp_path / "m.run").mkdir()
+    (tmp_path / "m.run" / "lock").write_text(content)
+    with running(tmp_path / "m"):
+        with pytest.raises(Error, match=f"in use by process {os.getpid()};"):
+            Run(tmp_path / "m")
 
 
 def test_the_lock_goes_with_the_block(tmp_path) -> None:

@@ -18,7 +18,7 @@ import tifffile
 from PIL import Image
 
 import n2n
-from n2n import cli, images, networks
+from n2n import checkpoints, cli, images, networks
 from n2n.cli import burst, demo, evaluate, inspection, jobs, outputs, parser, screen, train
 from n2n.images.writing import _ENCODERS
 from n2n.profile import Curve, Profile
@@ -688,12 +688,11 @@ def test_sigterm_is_an_interruption(capsys, monkeypatch):
 def test_an_empty_run_folder_goes_and_another_process_s_stays(tmp_path):
     out = tmp_path / "out.png"
     folder = jobs.run_folder(out)
-    folder.mkdir()
-    (folder / "lock").write_text("1")
-    with pytest.raises(Error), jobs.unfinished(out):
-        raise Error("in use")
-    assert folder.exists()
-    (folder / "lock").unlink()
+    with checkpoints.running(out):
+        with pytest.raises(Error), jobs.unfinished(out):
+            raise Error("in use")
+        assert (folder / "lock").exists()
+    (folder / "lock").write_text("1")  # left by a process that was killed
     with pytest.raises(Error), jobs.unfinished(out):
         raise Error("bad")
     assert not folder.exists()

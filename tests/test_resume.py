@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import n2n
+from n2n import checkpoints
 from n2n.networks import Lean
 from n2n.training import loop
 from n2n.types import Burst, Error, Interrupted
@@ -171,11 +172,9 @@ def interrupted(tmp_path_factory):
 
 
 def test_a_run_in_use_is_left_alone(interrupted) -> None:
-    lock = interrupted.with_name("m.safetensors.run") / "lock"
-    lock.write_text(str(os.getpid()))
-    with pytest.raises(Error, match=f"in use by process {os.getpid()}"):
-        fit("pairs", interrupted, resume=True)
-    lock.unlink()
+    with checkpoints.running(interrupted, resume=True):
+        with pytest.raises(Error, match=f"in use by process {os.getpid()}"):
+            fit("pairs", interrupted, resume=True)
 
 
 def test_a_broken_checkpoint_is_told(interrupted, tmp_path) -> None:

@@ -98,10 +98,11 @@ def unfinished(out: Path) -> Iterator[None]:
 
 def _clear(out: Path) -> None:
     """Remove a folder without a checkpoint, unless another process has just begun a run in it."""
-    if not (run_folder(out) / "lock").exists():
-        from n2n import checkpoints
+    from n2n import checkpoints
 
-        checkpoints.remove(out)
+    if run_folder(out).is_dir():
+        with contextlib.suppress(Error), checkpoints.running(out):
+            checkpoints.remove(out)
 
 
 def versions() -> dict[str, str]:

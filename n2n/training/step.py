@@ -105,9 +105,7 @@ def start(network: Network, config: TrainConfig, params: PyTree | None = None) -
     # Copies, since the step takes the buffers over: the caller's stay, and no two are one.
     params, average = (jax.tree.map(jnp.array, params) for _ in range(2))
     total = jnp.asarray(config.steps or 2**30, jnp.int32)
-    return TrainState(
-        jnp.int32(0), total, params, average, OPTIMIZER.init(params), jnp.float32(1)
-    )
+    return TrainState(jnp.int32(0), total, params, average, OPTIMIZER.init(params), jnp.float32(1))
 
 
 def draw(task: Task, key: jax.Array, pool: PyTree, batch: int, progress: jax.Array) -> Batch:
