@@ -132,8 +132,9 @@ def load(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             arrays = {name: file.get_tensor(name) for name in file.keys()} if meta else {}
     except (FileNotFoundError, IsADirectoryError):
         raise Error(f"model file {str(path)!r} does not exist; give a .safetensors file") from None
-    except (OSError, ValueError, safetensors.SafetensorError):
-        raise Error(f"{str(path)!r} is no n2n model file, or a broken one") from None
+    except (OSError, ValueError, RecursionError, TypeError, safetensors.SafetensorError):
+        # TypeError: numbers that numpy does not know; RecursionError: JSON that is nothing but [.
+        raise Error(f"{str(path)!r} is no n2n model file, or a broken one; get it anew") from None
     if not isinstance(meta, dict):
         raise Error(
             f"{str(path)!r} is a safetensors file, but not n2n's: it says nothing of a network"

@@ -81,7 +81,7 @@ def test_broken_files_are_told_in_one_line(tmp_path) -> None:
     path = tmp_path / "broken.safetensors"
     for broken in (b"", b"{}", os.urandom(500), data[:50], data[:-1], data + b"x", b"\xff" * 9):
         path.write_bytes(broken)
-        assert refusal(path) == f"{str(path)!r} is no n2n model file, or a broken one"
+        assert refusal(path) == f"{str(path)!r} is no n2n model file, or a broken one; get it anew"
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)

@@ -314,15 +314,30 @@ def load(model: Path | str) -> Denoiser:
 
 def _load_file(path: Path) -> Denoiser:
     arrays, meta = checkpoints.load(path)
+    config, card = meta.get("network"), meta.get("card")
+    scale = meta.get("scale")
+    if not isinstance(config, dict) or not isinstance(card, dict) or not _is_scale(scale):
+        raise Error(
+            f"{str(path)!r} is a checkpoint or a broken model, not a model file; give the file "
+            "that n2n train -o names"
+        )
     try:
-        config, scale, card = dict(meta["network"]), meta["scale"], dict(meta["card"])
-        low, high = (float(end) for end in scale)
-    except (KeyError, TypeError, ValueError):
-        raise Error(f"{str(path)!r} is a checkpoint or a broken model, not a model file") from None
-    network = networks.build(config)
-    template = jax.eval_shape(network.init, jax.random.key(0))
-    params = jax.tree.map(np.asarray, checkpoints.fill(template, arrays))
-    return Denoiser(params, network, (low, high), json.dumps(card, sort_keys=True))
+        network = networks.build(config)
+        template = jax.eval_shape(network.init, jax.random.key(0))
+        params = jax.tree.map(np.asarray, checkpoints.fill(template, arrays))
+    except Error as error:
+        raise Error(f"{str(path)!r}: {error}") from None
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
+        raise Error(f"{str(path)!r} holds weights that are NaN or infinite; train it anew")
+    return Denoiser(params, network, tuple(scale), json.dumps(card, sort_keys=True))
+
+
+def _is_scale(scale: Any) -> bool:
+    """Say whether a value read from JSON is (low, high)."""
+    if not isinstance(scale, list) or len(scale) != 2:
+        return False
+    numbers = all(isinstance(end, (int, float)) and abs(end) < 1e30 for end in scale)
+    return numbers and scale[0] < scale[1]
 
 
 @functools.lru_cache(maxsize=4)

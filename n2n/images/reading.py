@@ -19,6 +19,9 @@ from n2n.images.quiet import blamed, check_size, opencv, photo_extra, quiet, quo
 from n2n.types import Error, Picture
 
 HEIF = frozenset((".heic", ".heif", ".hif", ".avif"))
+DENSEST = 1100
+"""Bytes of picture that a byte of file may hold: deflate reaches 1,032, a JPEG of even blocks,
+which take a bit of brightness and half a bit of colour each, 1,024."""
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "PPM", "GIF", "TIFF", "AVIF", "HEIF")
 _MODES = {"1": "L", "I;16": "L", "I": "L", "P": "RGB", "PA": "RGBA", "YCbCr": "RGB", "RGBX": "RGB"}
 _MODES |= {mode: mode for mode in ("L", "LA", "RGB", "RGBA", "F")}
@@ -146,6 +149,16 @@ def opened(path: Path) -> Iterator[Any]:
         yield image
 
 
+def _check_content(path: Path, image: Any, itemsize: int) -> None:
+    """Refuse a PNG or JPEG that declares more than its bytes can hold, however well packed."""
+    declared, held = image.width * image.height * itemsize, path.stat().st_size
+    if image.format in ("PNG", "JPEG") and declared > DENSEST * held + 2**20:
+        raise Error(
+            f"{quoted(path)}: declares {image.width} x {image.height} pixels and has {held:,} "
+            "bytes only; the file is damaged or truncated; get it anew"
+        )
+
+
 def _decodes_avif(path: Path) -> bool:
     from PIL import features
 
@@ -177,8 +190,9 @@ def _pages(path: Path, image: Any, several: bool) -> int:
     pages = count(image)
     if pages > 1 and not several:
         raise tiff.burst_error(path, pages)
-    width, height = image.size
-    check_size(path, width, height, len(_mode(path, image)), 2 if _deep(path, image) else 1, pages)
+    channels, depth = len(_mode(path, image)), 2 if _deep(path, image) else 1
+    check_size(path, *image.size, channels, depth, pages)
+    _check_content(path, image, channels * depth)
     return pages
 
 

@@ -19,6 +19,9 @@ _MINISWHITE, _MINISBLACK, _RGB, _PALETTE, _CFA, _LINEAR_RAW = 0, 1, 2, 3, 32803,
 _PREMULTIPLIED = 1
 _MASK = 4
 _ASCII, _SHORT, _LONG = 2, 3, 4
+_DENSEST = {1: 1, 5: 3000, 7: 1100, 8: 1100, 32946: 1100, 32773: 64}
+"""Bytes of picture that a stored byte may hold, by compression: none, LZW, JPEG, deflate (its old
+number, too), PackBits."""
 
 
 def read(path: Path, several: bool) -> list[Picture]:
@@ -104,6 +107,22 @@ def check(path: Path, page: Any, count: int, *, whole: bool = True) -> None:
     ends = zip(page.dataoffsets, page.databytecounts, strict=False)
     if any(start + count > size for start, count in ends):
         raise Error(f"{quoted(path)}: ends before its pixels do (truncated); copy it again")
+    _check_content(path, page)
+
+
+def _check_content(path: Path, page: Any) -> None:
+    """Refuse a page that declares more than its bytes can hold, however well packed."""
+    densest = _DENSEST.get(int(page.compression))
+    if densest is None:
+        return
+    pixels = page.imagewidth * page.imagelength * page.samplesperpixel
+    declared, held = pixels * page.bitspersample // 8, sum(page.databytecounts)
+    # A tile of no bytes is one of zeros: sparse files are let be, as long as they are small.
+    if declared > densest * held + 2 ** (26 if 0 in page.databytecounts else 20):
+        raise Error(
+            f"{quoted(path)}: declares {page.imagewidth} x {page.imagelength} pixels and holds "
+            f"{held:,} bytes of them only; the file is damaged or truncated; get it anew"
+        )
 
 
 def _read_page(path: Path, file: Any, page: Any) -> Picture:

@@ -229,7 +229,7 @@ def parse(config: Config | dict[str, Any]) -> Config:
         # JSON has lists where configurations have tuples.
         fields = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
         kind = fields.pop("kind", None)
-        if kind not in _KINDS:
+        if not isinstance(kind, str) or kind not in _KINDS:
             raise Error(f"network kind is {kind!r}; known are {', '.join(_KINDS)}")
         try:
             config = _KINDS[kind][0](**fields)
