@@ -314,8 +314,7 @@ def load(model: Path | str) -> Denoiser:
 
 def _load_file(path: Path) -> Denoiser:
     arrays, meta = checkpoints.load(path)
-    config, card = meta.get("network"), meta.get("card")
-    scale = meta.get("scale")
+    config, card, scale = meta.get("network"), meta.get("card"), meta.get("scale", ())
     if not isinstance(config, dict) or not isinstance(card, dict) or not _is_scale(scale):
         raise Error(
             f"{str(path)!r} is a checkpoint or a broken model, not a model file; give the file "
@@ -329,7 +328,7 @@ def _load_file(path: Path) -> Denoiser:
         raise Error(f"{str(path)!r}: {error}") from None
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
         raise Error(f"{str(path)!r} holds weights that are NaN or infinite; train it anew")
-    return Denoiser(params, network, tuple(scale), json.dumps(card, sort_keys=True))
+    return Denoiser(params, network, (scale[0], scale[1]), json.dumps(card, sort_keys=True))
 
 
 def _is_scale(scale: Any) -> bool:

@@ -191,7 +191,7 @@ def _pages(path: Path, image: Any, several: bool) -> int:
     if pages > 1 and not several:
         raise tiff.burst_error(path, pages)
     channels, depth = len(_mode(path, image)), 2 if _deep(path, image) else 1
-    check_size(path, *image.size, channels, depth, pages)
+    check_size(path, image.width, image.height, channels, depth, pages)
     _check_content(path, image, channels * depth)
     return pages
 

@@ -251,17 +251,19 @@ def _check(config: Config) -> None:
             raise Error(f"network widths is {widths!r}; it must be 2 to 8 numbers, one per level")
     for name, most in _MOST.items():
         value = getattr(config, name, 1)
-        for one in value if isinstance(value, tuple) else (value,):
+        for one in value if name == "widths" and isinstance(value, tuple) else (value,):
             if not isinstance(one, int) or isinstance(one, bool) or not 1 <= one <= most:
                 raise Error(
                     f"network {name} is {value!r}; it must be a whole number from 1 to {most}"
                 )
-    if not isinstance(config, UNet) or config.residual:
-        if config.inputs < config.outputs:
-            raise Error(
-                f"network reads {config.inputs} channels and writes {config.outputs}; a residual "
-                "network must read at least as many as it writes"
-            )
+    residual = getattr(config, "residual", True)
+    if not isinstance(residual, bool):
+        raise Error(f"network residual is {residual!r}; it must be true or false")
+    if residual and config.inputs < config.outputs:
+        raise Error(
+            f"network reads {config.inputs} channels and writes {config.outputs}; a residual "
+            "network must read at least as many as it writes"
+        )
 
 
 def build(config: Config | dict[str, Any], precision: str = "float32") -> Network:
