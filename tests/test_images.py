@@ -497,7 +497,9 @@ def test_a_strange_file_is_read_or_refused_in_one_line(path, capfd, caplog):
         width, height, declared = images.declared_size(path)
         assert picture.array.shape[:2] in ((height, width), (width, height))
         assert declared >= channels
-        assert images.to_float(picture.array).shape == (*picture.array.shape[:2], channels)
+        wide = picture.array.dtype.kind in "iu" and picture.array.dtype.itemsize > 2
+        image = images.to_float(picture.array, (0, 65535) if wide else None)
+        assert image.shape == (*picture.array.shape[:2], channels)
         alpha = picture.meta["alpha"]
         assert alpha is None or alpha.shape == picture.array.shape[:2]
     assert time.perf_counter() - start < 5
@@ -732,6 +734,15 @@ def test_settled_once_parts_are_converted_as_the_whole(dtype, data_range):
     assert np.array_equal(np.concatenate(parts), whole)
     back = images.from_float(whole, dtype, data_range)
     assert np.array_equal(images.from_float(whole, dtype, low_high), back)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint32", "int64"])
+def test_wide_integers_that_use_a_sliver_of_their_range_are_no_black_picture(dtype):
+    array = np.arange(256, dtype=dtype).reshape(16, 16)
+    message = f"{dtype} values from 0 to 255, a sliver of what the type holds; say which"
+    assert message in error_of(images.to_float, array) and message in error_of(images.settle, array)
+    assert images.to_float(array, 255).max() == 1 and images.settle(array, 255) == (0, 255)
+    assert images.settle(0 * array)[0] == 0 and images.to_float(0 * array).max() == 0
 
 
 def test_a_picture_is_settled_by_all_its_parts():

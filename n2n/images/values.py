@@ -16,10 +16,10 @@ DataRange = float | tuple[float, float] | None
 def to_float(array: Any, data_range: DataRange = None) -> np.ndarray:
     """Convert H,W or H,W,C of any real dtype to float32 H,W,C; white becomes 1.0.
 
-    Integers are divided by their type's maximum; floats are taken as they are if 99 % of them lie
-    in [-1, 2]. data_range=(low, high), or a number for (0, number), maps low to 0 and high to 1
+    Integers are divided by their type's maximum, unless they have 32 or 64 bits and use less than
+    one part in 4,096 of them; floats are taken as they are if 99 % of them lie in [-1, 2]. data_range=(low, high), or a number for (0, number), maps low to 0 and high to 1
     instead. The result is a new array. Raises Error for complex or empty arrays, non-finite
-    values, and floats of unknown range.
+    values, and floats and wide integers of unknown range.
     """
     array = np.asarray(array)
     _check(array)
@@ -48,13 +48,13 @@ def ends(dtype: Any, data_range: DataRange = None) -> tuple[float, float]:
 def settle(source: Any, data_range: DataRange = None, *, rows: int = 512) -> tuple[float, float]:
     """Return (low, high), the values that `to_float` would make 0 and 1 of a whole picture.
 
-    For `to_float` and `from_float` of its parts. Floats are looked through once, `rows` rows at a
+    For `to_float` and `from_float` of its parts. Floats and wide integers are looked through once, `rows` rows at a
     time: source is anything with dtype, shape and `source[a:b]`. Raises Error where `to_float`
     would.
     """
     _check(source)
     low, high = ends(source.dtype, data_range)
-    if source.dtype.kind != "f":
+    if source.dtype.kind != "f" and not _wide(source.dtype):
         return low, high
     lost = inside = 0
     least, most = math.inf, -math.inf
@@ -65,8 +65,10 @@ def settle(source: Any, data_range: DataRange = None, *, rows: int = 512) -> tup
         least, most = min(least, float(part.min())), max(most, float(part.max()))
     size = math.prod(source.shape)
     _refuse_not_finite(lost, size)
-    if _range(data_range) is None:
+    if _range(data_range) is None and source.dtype.kind == "f":
         _refuse_range(inside, size, least, most)
+    elif _range(data_range) is None:
+        _refuse_sliver(source.dtype, least, most)
     return low, high
 
 
@@ -135,7 +137,23 @@ def _input_range(array: np.ndarray, data_range: DataRange) -> tuple[float, float
         return given
     if array.dtype.kind == "f":
         _check_floats(array)
+    elif _wide(array.dtype):
+        _refuse_sliver(array.dtype, float(array.min()), float(array.max()))
     return 0.0, _white(array.dtype)
+
+
+def _wide(dtype: np.dtype) -> bool:
+    """Say whether a type is an integer of more bits than any camera or scanner gives."""
+    return dtype.kind in "iu" and dtype.itemsize > 2
+
+
+def _refuse_sliver(dtype: np.dtype, least: float, most: float) -> None:
+    if 0 < max(-least, most) < _white(dtype) / 4096:
+        raise Error(
+            f"image: {dtype} values from {least:.0f} to {most:.0f}, a sliver of what the type "
+            "holds; say which are black and white with data_range=(low, high) "
+            "(--data-range LOW,HIGH)"
+        )
 
 
 def _check_floats(array: np.ndarray) -> None:
