@@ -348,8 +348,19 @@ def enable_cache() -> None:
     folder = Path(os.environ.get("N2N_CACHE") or Path(base) / "n2n" / "jax")
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        safe = _private(folder)
     except OSError:
         return  # a read-only home only costs the cache
+    if not safe:
+        return  # what others can write into it, JAX would run
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _private(folder: Path) -> bool:
+    """Say whether a folder is this user's, and nobody else may write into it."""
+    if os.name == "nt":
+        return True  # there, a profile's folders are private
+    facts = folder.stat()
+    return facts.st_uid == os.geteuid() and not facts.st_mode & 0o022

@@ -190,6 +190,20 @@ def test_the_cache_is_the_users_own(tmp_path, monkeypatch, cache_settings) -> No
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+@pytest.mark.parametrize("mode, used", [(0o755, True), (0o775, False), (0o757, False)])
+def test_a_cache_that_others_can_write_into_is_not_used(
+    mode, used, tmp_path, monkeypatch, cache_settings
+) -> None:
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    folder.chmod(mode)
+    monkeypatch.setenv("N2N_CACHE", str(folder))
+    jax.config.update("jax_compilation_cache_dir", None)
+    devices.enable_cache()
+    assert jax.config.jax_compilation_cache_dir == (str(folder) if used else None)
+
+
 def test_a_cache_that_cannot_be_made_is_no_error(tmp_path, monkeypatch, cache_settings) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("N2N_CACHE", str(tmp_path / "file" / "below"))

@@ -17,9 +17,10 @@ def to_float(array: Any, data_range: DataRange = None) -> np.ndarray:
     """Convert H,W or H,W,C of any real dtype to float32 H,W,C; white becomes 1.0.
 
     Integers are divided by their type's maximum, unless they have 32 or 64 bits and use less than
-    one part in 4,096 of them; floats are taken as they are if 99 % of them lie in [-1, 2]. data_range=(low, high), or a number for (0, number), maps low to 0 and high to 1
-    instead. The result is a new array. Raises Error for complex or empty arrays, non-finite
-    values, and floats and wide integers of unknown range.
+    one part in 4,096 of them; floats are taken as they are if 99 % of them lie in [-1, 2].
+    data_range=(low, high), or a number for (0, number), maps low to 0 and high to 1 instead. The
+    result is a new array. Raises Error for complex or empty arrays, non-finite values, and floats
+    and wide integers of unknown range.
     """
     array = np.asarray(array)
     _check(array)
@@ -48,9 +49,9 @@ def ends(dtype: Any, data_range: DataRange = None) -> tuple[float, float]:
 def settle(source: Any, data_range: DataRange = None, *, rows: int = 512) -> tuple[float, float]:
     """Return (low, high), the values that `to_float` would make 0 and 1 of a whole picture.
 
-    For `to_float` and `from_float` of its parts. Floats and wide integers are looked through once, `rows` rows at a
-    time: source is anything with dtype, shape and `source[a:b]`. Raises Error where `to_float`
-    would.
+    For `to_float` and `from_float` of its parts. Floats and wide integers are looked through once,
+    `rows` rows at a time: source is anything with dtype, shape and `source[a:b]`. Raises Error
+    where `to_float` would.
     """
     _check(source)
     low, high = ends(source.dtype, data_range)
