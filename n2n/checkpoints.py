@@ -175,6 +175,13 @@ class Run:
             raise Error(
                 f"cannot make {str(self.folder)!r}: {error.strerror}; choose another output"
             ) from None
+        # What is written there must not land where somebody's link leads.
+        links = [path for path in (self.folder, *self.folder.iterdir()) if path.is_symlink()]
+        if links:
+            raise Error(
+                f"{str(links[0])!r} is a symbolic link, which runs do not follow; delete it or "
+                "choose another output"
+            )
 
     @property
     def _lockfile(self) -> Path:

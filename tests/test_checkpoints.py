@@ -277,6 +277,23 @@ def test_a_lock_file_that_nobody_holds_is_none(tmp_path, content) -> None:
             Run(tmp_path / "m")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+@pytest.mark.parametrize("name", ["", "lock", "log.jsonl", "checkpoint.safetensors"])
+def test_links_in_a_run_are_not_followed(tmp_path, name) -> None:
+    theirs = tmp_path / "theirs"
+    folder = tmp_path / "m.run"
+    if name:
+        theirs.write_text("precious")
+        folder.mkdir()
+        (folder / name).symlink_to(theirs)
+    else:
+        theirs.mkdir()
+        folder.symlink_to(theirs)
+    with pytest.raises(Error, match="is a symbolic link, which runs do not follow"):
+        Run(tmp_path / "m", resume=True)
+    assert theirs.read_text() == "precious" if name else not list(theirs.iterdir())
+
+
 def test_the_lock_goes_with_the_block(tmp_path) -> None:
     with pytest.raises(RuntimeError, match="within"), running(tmp_path / "m"):
         raise RuntimeError("within")
