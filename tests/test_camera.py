@@ -327,3 +327,56 @@ def test_expected_frame_of_a_balanced_camera() -> None:
     means, deviation = frame.mean((0, 1)), frame[..., 1:].std()
     assert abs(means[1] - means[2]) < 5 * deviation * math.sqrt(2) / 16
     assert abs(means[0] - means[1]) > 20 * deviation * math.sqrt(2) / 16
+
+
+# Noise reduction ---------------------------------------------------------------------------------
+
+
+def test_reduced_noise_is_smooth_and_as_strong_as_told() -> None:
+    camera = Camera(1e-3, 5e-3, reduced=1, grain=0.8, blotch=2.0, colour=0.5)
+    keys, clean = jax.random.split(jax.random.key(30), 40), jnp.full((64, 64, 3), 0.6)
+    noise = np.asarray(photographs(camera, keys, clean), np.float64) - 0.6
+    luma = noise @ [0.299, 0.587, 0.114]
+    for part, blur in ((luma, 0.8), (noise[..., 2] - luma, 2.0)):
+        for apart in (1, 2, 4):
+            found = np.mean(part * np.roll(part, apart, 2)) / np.mean(part**2)
+            # 40 pictures of 64 x 64 / (4 pi blur^2) independent places each: 3,200 at the widest.
+            assert abs(found - math.exp(-(apart**2) / (4 * blur**2))) < 4 / math.sqrt(3200)
+    told = np.asarray(camera.noise_map(keys[0], clean))
+    # The variance of 3,200 independent places is good to sqrt(2 / 3200), its root to half of that.
+    np.testing.assert_allclose(np.sqrt(np.mean(noise**2)), told.mean(), rtol=4 * 0.0125)
+    colour = camera.noise_map(keys[0], clean) / Camera(1e-3, 5e-3).noise_map(keys[0], clean)
+    assert 0.5 < colour.mean() < 1
+
+
+def test_reduced_noise_has_no_mean() -> None:
+    """Nothing is clipped before it is made smooth, or its bias would grow by the smoothing."""
+    camera = Camera(0.02, 0.03, 2.2, 2.0, 1.6, mosaic=1, reduced=1, grain=1, blotch=3)
+    clean = jnp.full((48, 48, 3), 0.35)
+    keys = jax.random.split(jax.random.key(31), 200)
+    shots = np.asarray(photographs(camera, keys, clean), np.float64)
+    error = shots.mean((1, 2)).std(0) / math.sqrt(len(keys))
+    assert (np.abs(shots.mean((0, 1, 2)) - 0.35) < 4 * error + 1e-3).all()
+
+
+def test_a_second_reduced_photograph_is_independent() -> None:
+    camera = Camera((1e-4, 1e-2), 0.01, 2.2, (1, 2), (1, 2), 0.5, reduced=0.5)
+    keys, clean = jax.random.split(jax.random.key(32), 60), jnp.full((48, 48, 3), 0.5)
+    again = jax.jit(jax.vmap(lambda key, own: camera.again(key, own, clean).image))
+    one, two = photographs(camera, keys, clean), again(keys, keys[::-1])
+    one, two = (np.asarray(each, np.float64) - 0.5 for each in (one, two))
+    products = (one * two).mean((1, 2, 3)) / np.sqrt(
+        (one**2).mean((1, 2, 3)) * (two**2).mean((1, 2, 3))
+    )
+    # 60 pictures of at least 48 x 48 / 50 independent places.
+    assert abs(products.mean()) < 4 / math.sqrt(60 * 46)
+
+
+def test_grey_pictures_have_luma_alone() -> None:
+    camera = Camera(0.01, 0.01, reduced=1, grain=1.5)
+    noise = (
+        photographs(camera, jax.random.split(jax.random.key(33), 20), jnp.full((48, 48, 1), 0.5))
+        - 0.5
+    )
+    near = float(jnp.mean(noise * jnp.roll(noise, 1, 2)) / jnp.mean(noise**2))
+    assert abs(near - math.exp(-1 / 9)) < 0.03

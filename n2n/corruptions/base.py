@@ -102,6 +102,19 @@ def uniform(key: Array, shape: tuple[int, ...]) -> Array:
     return jax.random.uniform(key, (math.prod(shape),)).reshape(shape)
 
 
+def spread(white: Array, blur: Array) -> Array:
+    """Blur white noise, H,W,C, by a periodic Gaussian and bring its variance back; any `blur` in
+    pixels. Two pixels d apart correlate by exp(-d^2 / (4 blur^2))."""
+    rows, columns = white.shape[:2]
+    squared = jnp.square(jnp.fft.fftfreq(rows))[:, None] + jnp.square(jnp.fft.rfftfreq(columns))
+    gain = jnp.exp(-2 * jnp.square(jnp.pi * blur) * squared)[..., None]
+    coloured = jnp.fft.irfft2(gain * jnp.fft.rfft2(white, axes=(0, 1)), (rows, columns), (0, 1))
+    # By Parseval the variance left is the mean of gain^2 over all H*W frequencies; the squared
+    # Gaussian is separable, so the half spectrum does not have to be completed.
+    axes = [jnp.exp(-jnp.square(2 * jnp.pi * blur * jnp.fft.fftfreq(n))) for n in (rows, columns)]
+    return coloured / jnp.sqrt(axes[0].mean() * axes[1].mean())
+
+
 def number(text: str, unit: int) -> float:
     """Return the value that `text`, written in 1/unit, stands for; rounded once."""
     return float(Fraction(text) / unit)

@@ -21,6 +21,7 @@ from n2n.corruptions.base import (
     limits,
     normal,
     picture,
+    spread,
     uniform,
 )
 from n2n.types import Error, Observation
@@ -133,7 +134,7 @@ class Brown(Corruption):
         clean = picture(clean)
         level, width, noise = jax.random.split(key, 3)
         white = normal(noise, clean.shape)
-        added = draw(level, self.sigma) * _blurred(white, draw(width, self.blur))
+        added = draw(level, self.sigma) * spread(white, draw(width, self.blur))
         return Observation(clean + added, known(clean))
 
     def noise_map(self, key: Array, clean: Array) -> Array:
@@ -186,15 +187,3 @@ class Chain(Corruption):
 
 def _uniform_mask(key: Array, clean: Array) -> Array:
     return uniform(key, (*clean.shape[:2], 1))
-
-
-def _blurred(white: Array, blur: Array) -> Array:
-    """Blur unit noise, H,W,C, by a periodic Gaussian and bring its variance back to 1."""
-    rows, columns = white.shape[:2]
-    squared = jnp.square(jnp.fft.fftfreq(rows))[:, None] + jnp.square(jnp.fft.rfftfreq(columns))
-    gain = jnp.exp(-2 * jnp.square(jnp.pi * blur) * squared)[..., None]
-    coloured = jnp.fft.irfft2(gain * jnp.fft.rfft2(white, axes=(0, 1)), (rows, columns), (0, 1))
-    # By Parseval the variance left is the mean of gain^2 over all H*W frequencies; the squared
-    # Gaussian is separable, so the half spectrum does not have to be completed.
-    axes = [jnp.exp(-jnp.square(2 * jnp.pi * blur * jnp.fft.fftfreq(n))) for n in (rows, columns)]
-    return coloured / jnp.sqrt(axes[0].mean() * axes[1].mean())
