@@ -5,8 +5,8 @@ one of them clean: input and target are two independent corruptions of each crop
 
 - `photo`, the default of `n2n.denoise`: a camera's noise, from none to that of ISO 12,800, through
   a mosaic or not, developed, reduced by the camera or not, and compressed; L2
-  (`n2n.corruptions.Camera`). Pictures are
-  taken as they are and enlarged, since a camera's own pixels are softer than a picture made small.
+  (`n2n.corruptions.Camera`). Pictures are taken as they are and enlarged, since a camera's own
+  pixels are softer than a picture made small.
 - `gaussian`: white noise of sigma 0 to 50 (of 255), L2 (Lehtinen et al. 2018, section 3.1).
 - `text`: strings over 0 to half of the picture, L1 (section 3.3).
 
