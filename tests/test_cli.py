@@ -132,11 +132,12 @@ def names(folder):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM")
-def test_burst_stopped_and_resumed_as_a_user(frames, capsys):
+def test_burst_stopped_and_resumed_as_a_user(frames, model, capsys):
     before = names(frames)
     out = frames / "IMG_2-n2n.png"
     folder = jobs.run_folder(out)
-    process = start("burst", frames, "--reference", "2", "--steps", 100_000)
+    begin = ["burst", frames, "--init", model]  # a small network
+    process = start(*begin, "--reference", "2", "--steps", 100_000)
     deadline = time.monotonic() + 240
     while not (folder / "log.jsonl").exists() and process.poll() is None:
         assert time.monotonic() < deadline
@@ -151,7 +152,7 @@ def test_burst_stopped_and_resumed_as_a_user(frames, capsys):
     assert jobs.holds_run(out) and not (folder / "lock").exists()
     assert "--resume" in refused(capsys, "burst", frames, "--reference", "2")
     steps = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["step"] + 1
-    line = ["burst", frames, "--reference", "IMG_2.png", "--steps", steps, "--resume"]
+    line = [*begin, "--reference", "IMG_2.png", "--steps", steps, "--resume"]
     report = frames.parent / "report.html"
     status, text, err = user(*line, "--json", "-", "--report", report)
     assert status == 0, err

@@ -182,10 +182,9 @@ def test_the_gap_agrees_with_the_library(capsys):
 def test_frames_are_read_and_results_written(tmp_path, monkeypatch, capsys):
     """Two bursts of two frames, one of them the same picture twice; the mean stands for a fit."""
 
-    def work(screen, given, job, options):
+    def work(screen, given, origin, job, options):
         job.out.parent.mkdir(exist_ok=True)
-        fused = Fused(given.mean(), None, None, None, 2.0)
-        return SimpleNamespace(card={"steps": 3}), fused
+        return burst._Made(Fused(given.mean(), None, None, None, 2.0), "burst", 3)
 
     monkeypatch.setattr(burst, "_work", work)
     monkeypatch.setenv("N2N_CACHE", str(tmp_path / "cache"))

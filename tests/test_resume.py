@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -44,38 +42,6 @@ def fit(kind: str, out, **options):
     return n2n.fit(task, out=out, **settings)
 
 
-def killed(kind: str, out, when: str) -> None:
-    """Run a fit in a process that kills itself in step 5, between or within two checkpoints."""
-    child = f"""
-import os, signal, sys
-sys.path.insert(0, {os.path.dirname(__file__)!r})
-import jax
-jax.config.update("jax_num_cpu_devices", 4)
-jax.config.update("jax_disable_most_optimizations", True)
-jax.config.update("jax_compilation_cache_dir", {os.fspath(cache())!r})
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-import test_resume
-from n2n.training import loop
-loop._CHUNK_SECONDS = loop._CHECKPOINT_SECONDS = 0.0
-seen = []
-def die(event):
-    seen.append(event.step)
-    if event.step == 5:
-        if {when!r} == "between":
-            os.kill(os.getpid(), signal.SIGKILL)
-        os.replace = lambda *names: os.kill(os.getpid(), signal.SIGKILL)
-test_resume.fit({kind!r}, {os.fspath(out)!r}, progress=die)
-"""
-    done = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-
-
-def cache() -> str:
-    import jax
-
-    return jax.config.jax_compilation_cache_dir or ""
-
-
 @pytest.fixture
 def every_step(monkeypatch) -> None:
     monkeypatch.setattr(loop, "_CHUNK_SECONDS", 0.0)
@@ -92,21 +58,6 @@ def undisturbed(tmp_path_factory) -> dict[str, bytes]:
         found[kind] = out.read_bytes()
         assert not out.with_name("m.safetensors.run").exists()
     return found
-
-
-@pytest.mark.parametrize("kind, when", [("burst", "within")])
-def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, undisturbed, kind, when) -> None:
-    out = tmp_path / "other-name.safetensors"
-    killed(kind, out, when)
-    folder = tmp_path / "other-name.safetensors.run"
-    assert not out.exists() and (folder / "lock").exists()
-    with pytest.raises(Error, match="unfinished run"):
-        fit(kind, out)
-    steps: list[int] = []
-    fit(kind, out, resume=True, progress=lambda event: steps.append(event.step))
-    assert steps[0] == 5 and steps[-1] == STEPS  # step 4 was the last one saved
-    assert out.read_bytes() == undisturbed[kind]
-    assert not folder.exists() and os.listdir(tmp_path) == [out.name]
 
 
 @pytest.mark.slow
