@@ -441,12 +441,15 @@ def _loaded(file: Path, light: str) -> tuple[Any, Any]:
 @functools.cache
 def _mitsuba() -> Any:
     try:
+        import drjit
         import mitsuba
     except ImportError:
         raise n2n.Error(
             "mitsuba, which renders the scenes, is missing: pip install 'n2n[experiments]'"
         ) from None
     mitsuba.set_variant(os.environ.get("MITSUBA_VARIANT", "scalar_rgb"))
+    if drjit.thread_count() < 2:  # With one, scenes that hold bitmaps never finish loading.
+        drjit.set_thread_count(2)
     return mitsuba
 
 

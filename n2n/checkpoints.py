@@ -17,7 +17,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from n2n.images import replace_file
+from n2n.images import refusal, replace_file
 from n2n.types import Error, Failure
 
 FORMAT = 1
@@ -111,11 +111,7 @@ def save(path: Path | str, arrays: Mapping[str, np.ndarray], meta: Mapping[str, 
     text = json.dumps({"format": FORMAT, **meta}, sort_keys=True)
     ordered = {name: np.asarray(arrays[name], order="C") for name in sorted(arrays)}
     data = safetensors.numpy.save(ordered, metadata={_KEY: text})
-    try:
-        replace_file(Path(path), data)
-    except OSError as error:
-        size = len(data) / 1e6
-        raise Failure(f"cannot write {str(path)!r} ({size:.1f} MB): {error.strerror}") from error
+    replace_file(Path(path), data)
 
 
 def load(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -199,8 +195,9 @@ class Run:
                     "another output"
                 )
             if _same_file(self._handle, self._lockfile):
-                os.ftruncate(self._handle, 0)
-                os.write(self._handle, str(os.getpid()).encode())
+                with suppress(OSError):  # the number is for people; the lock holds without it
+                    os.ftruncate(self._handle, 0)
+                    os.write(self._handle, str(os.getpid()).encode())
                 return
             os.close(self._handle)  # the one who held it has just taken it away
         raise Error(f"cannot lock {str(self.folder)!r}; try again")
@@ -218,9 +215,18 @@ class Run:
             os.close(self._handle)
 
     def save(self, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
-        """Replace the checkpoint."""
-        if self.writes:
+        """Replace the checkpoint; Failure where the disk refuses, and the last one stays."""
+        if not self.writes:
+            return
+        try:
             save(self.checkpoint, arrays, meta)
+        except Failure as failure:
+            raise self._unsaved(failure) from failure
+
+    def _unsaved(self, failure: Failure) -> Failure:
+        if not self.checkpoint.exists():
+            return failure
+        return Failure(f"{failure}; the last checkpoint stays: make room and go on with --resume")
 
     def load(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
         """Return the checkpoint's arrays and facts, or None where there is none."""
@@ -230,8 +236,12 @@ class Run:
         """Append one line to log.jsonl."""
         if not self.writes:
             return
-        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        line, path = json.dumps(row) + "\n", self.folder / "log.jsonl"
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            raise self._unsaved(Failure(refusal(path, error, len(line)))) from error
 
 
 def remove(out: Path | str) -> None:

@@ -136,7 +136,9 @@ def spread(run: Callable, items: Sequence[np.ndarray], mesh: Mesh) -> np.ndarray
     Those that are missing are filled up by repeating the last, so that there is one program.
     """
     batch = np.stack([*items, *[items[-1]] * (mesh.size - len(items))])
-    return np.asarray(run(jax.device_put(batch, split(mesh))))[: len(items)]
+    made = run(jax.device_put(batch, split(mesh)))
+    # Waiting raises what went wrong; reading an array that found no memory would end the process.
+    return np.asarray(jax.block_until_ready(made))[: len(items)]
 
 
 def check_batch(batch: int, mesh: Mesh) -> None:
@@ -173,10 +175,10 @@ def free_memory() -> int | None:
 def host_memory() -> int | None:
     """Return how many bytes of the computer's memory are free, None where nobody says.
 
-    Linux says what programs may still get, and a container what it allows; elsewhere it is half
-    of all.
+    Linux says what programs may still get, a container and `ulimit -v` what they allow; elsewhere
+    it is half of all.
     """
-    found = [size for size in (_available(), _allowed()) if size is not None]
+    found = [size for size in (_available(), _allowed(), _addresses()) if size is not None]
     if found:
         return max(0, min(found))
     try:
@@ -198,6 +200,20 @@ def _allowed() -> int | None:
     except (OSError, ValueError):  # no container, or "max": no limit
         return None
     return most - used + _fields(_CGROUP / "memory.stat").get("inactive_file", 0)
+
+
+def _addresses() -> int | None:
+    """Return a quarter of the addresses left under `ulimit -v`: XLA reserves four times its use."""
+    try:
+        import resource
+
+        most = resource.getrlimit(resource.RLIMIT_AS)[0]
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except (ImportError, OSError, ValueError):  # Windows, macOS
+        return None
+    if most == resource.RLIM_INFINITY:
+        return None
+    return max(0, most - pages * resource.getpagesize()) // 4
 
 
 def _fields(path: Path) -> dict[str, int]:

@@ -1,7 +1,8 @@
 """How good a picture is: psnr and ssim against a reference, and clean-free quality without one.
 
-Pictures are H,W or H,W,C, numpy or jax, in units where black to white is `data_range`; everything
-is computed in float64 on the host, and nothing is clipped or rounded. Shapes must be equal.
+Pictures are H,W or H,W,C, numpy or jax, in units where black to white is `data_range`; None means
+1 for float pictures, 255 for uint8 and 65,535 for uint16. Everything is computed in float64 on the
+host, and nothing is clipped or rounded. Shapes must be equal.
 
 Clean-free quality estimates the mean squared error of an estimate f against the expected frame
 from two frames x, y of the same scene whose noise has mean zero, is independent between them and
@@ -33,21 +34,23 @@ _QUANTILE = 1.959964
 """Of the normal distribution, for an interval of 95 %."""
 
 
-def psnr(image: ArrayLike, reference: ArrayLike, *, data_range: float = 1.0) -> float:
+def psnr(image: ArrayLike, reference: ArrayLike, *, data_range: float | None = None) -> float:
     """Return 10 log10(data_range^2 / MSE) in dB, all channels jointly; inf for equal pictures.
 
-    Error for unequal shapes.
+    Error for unequal shapes, or integers against floats without a data_range.
     """
+    data_range = _span(data_range, image=image, reference=reference)
     image, reference = _alike(image=image, reference=reference)
     return _decibel(float(np.mean(np.square(image - reference))), data_range)
 
 
-def ssim(image: ArrayLike, reference: ArrayLike, *, data_range: float = 1.0) -> float:
+def ssim(image: ArrayLike, reference: ArrayLike, *, data_range: float | None = None) -> float:
     """Return the structural similarity: uniform window of 7x7, mean over pixels and channels.
 
     The windows lie wholly inside the picture and the variances are unbiased, as by default in
     scikit-image. Error for unequal shapes or a side below 7 px.
     """
+    data_range = _span(data_range, image=image, reference=reference)
     image, reference = _alike(image=image, reference=reference)
     if min(image.shape[:2]) < 7:
         raise Error(f"image has shape {image.shape}: ssim needs at least 7 px on every side")
@@ -70,13 +73,14 @@ def upsnr(
     y: ArrayLike,
     *,
     mask: ArrayLike | None = None,
-    data_range: float = 1.0,
+    data_range: float | None = None,
     block: int = 32,
 ) -> Score:
     """Return the clean-free PSNR of `estimate`, which has seen neither frame x nor frame y.
 
     mask: H,W, True where to look. Error for unequal shapes or a mask that leaves nothing.
     """
+    data_range = _span(data_range, estimate=estimate, x=x, y=y)
     mse, variance = product_mse(estimate, x, y, mask=mask, block=block)
     return to_score(mse, math.sqrt(variance), data_range=data_range)
 
@@ -88,7 +92,7 @@ def upsnr_pair(
     b: ArrayLike,
     *,
     mask: ArrayLike | None = None,
-    data_range: float = 1.0,
+    data_range: float | None = None,
     block: int = 32,
 ) -> Score:
     """Return the clean-free PSNR of a denoiser of one frame: estimate_a = f(a), estimate_b = f(b).
@@ -96,6 +100,7 @@ def upsnr_pair(
     For bursts of two, where no third frame is left. mask: H,W, True where to look. Error for
     unequal shapes or a mask that leaves nothing.
     """
+    data_range = _span(data_range, estimate_a=estimate_a, a=a, estimate_b=estimate_b, b=b)
     mse, variance = pair_mse(estimate_a, a, estimate_b, b, mask=mask, block=block)
     return to_score(mse, math.sqrt(variance), data_range=data_range)
 
@@ -283,6 +288,23 @@ def _alike(**pictures: ArrayLike) -> list[np.ndarray]:
                 "pictures are compared at equal shapes"
             )
     return [array if array.ndim == 3 else array[..., None] for array in arrays.values()]
+
+
+def _span(data_range: float | None, **pictures: ArrayLike) -> float:
+    """Return `data_range`, or what black to white is in the type of the pictures."""
+    if data_range is not None:
+        return data_range
+    kinds = {name: np.asarray(each).dtype for name, each in pictures.items()}
+    first = next(iter(kinds))
+    for name, kind in kinds.items():
+        if kind.kind not in "bf" and kind not in (np.uint8, np.uint16):
+            raise Error(f"{name} is {kind}: say what black to white is with data_range=")
+        if kind.kind != kinds[first].kind or (kind.kind == "u" and kind != kinds[first]):
+            raise Error(
+                f"{name} is {kind}, {first} {kinds[first]}: bring them to one range, or say which "
+                "with data_range="
+            )
+    return float(np.iinfo(kinds[first]).max) if kinds[first].kind == "u" else 1.0
 
 
 def _window(array: np.ndarray) -> np.ndarray:

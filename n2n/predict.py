@@ -128,7 +128,7 @@ def choose(
     """Return the side of the tiles for a picture of this size; None: the network is never tiled.
 
     The one that costs least among those whose temporaries fit the memory at hand, as the compiled
-    program states them.
+    program states them; a given `tile` is halved until they do, since XLA may end the process.
 
     Raises:
         Error: `tile` is given and breaks the rule of `predict`.
@@ -137,9 +137,11 @@ def choose(
         return None
     if tile is not None:
         _check_tile(network, tile)
-        return tile
+    mesh = mesh or devices.mesh(local=True)
+    if tile is not None:
+        return _fitting(network, tile, channels, mesh)
     sides = _sides(network, *size)
-    budget, mesh = devices.memory_budget(), mesh or devices.mesh(local=True)
+    budget = devices.memory_budget()
     while len(sides) > 1 and (need := _need(network, sides[0], channels, mesh)) > budget:
         # What a program needs goes with its area: so it takes two compilations at most, or three.
         fits = [side for side in sides[1:] if need * side**2 <= budget * sides[0] ** 2]
@@ -286,6 +288,14 @@ def _halved(network: Network, side: int, error: Exception) -> int:
     if not devices.out_of_memory(error) or smaller >= side:
         raise error
     return smaller
+
+
+def _fitting(network: Network, side: int, channels: int, mesh: Mesh) -> int:
+    """Return the side, halved until its program works in half of the memory that is free."""
+    free, least = devices.free_memory(), _least(network)
+    while free is not None and side > least and _need(network, side, channels, mesh) > free // 2:
+        side = max(least, side // 2 // network.lattice * network.lattice)
+    return side
 
 
 def _check_origin(network: Network, origin: tuple[int, int]) -> None:

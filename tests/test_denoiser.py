@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -114,6 +115,29 @@ def test_views_read_only_and_backwards_go_in(rgb) -> None:
     assert np.array_equal(rgb.denoise(np.asfortranarray(x)), wanted)
     assert np.array_equal(rgb.denoise(jnp.asarray(x)), wanted)
     assert np.array_equal(x, frozen)  # the input is not written to
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (3, 3, 3), (1, 100_000), (2, 3)])
+def test_lines_and_specks_are_pictures(grey, shape) -> None:
+    """Each pixel sees what a picture continued by its edge would show it; so does each tile."""
+    x = picture(shape)
+    clean = grey.denoise(x)
+    assert clean.shape == x.shape and np.isfinite(clean).all()
+    line = min(shape[:2]) == 1 < max(shape[:2])
+    part = tuple(slice(0, min(side, 600)) for side in shape[:2]) if line else ...
+    np.testing.assert_allclose(
+        clean[part][:300, :300], grey.denoise(x[part])[:300, :300], atol=1e-5
+    )
+
+
+def test_fit_takes_specks_and_many_channels() -> None:
+    for shape in ((1, 400), (9, 9, 16)):
+        channels = shape[2] if len(shape) > 2 else 1
+        pair = n2n.pairs([picture(shape)], [picture(shape, 1)])
+        model = n2n.fit(pair, network=UNet(channels, channels, width=3, depth=1), steps=1, crop=16)
+        assert model.network.channels[1] == channels
+        with contextlib.nullcontext() if channels < 5 else pytest.raises(Error, match="channel"):
+            assert model.denoise(picture(shape)).shape == shape
 
 
 def test_channels_may_stand_elsewhere(rgb) -> None:

@@ -82,8 +82,18 @@ def test_psnr_by_hand() -> None:
     assert metrics.psnr(np.zeros((4, 4)), np.full((4, 4), 0.1)) == pytest.approx(20.0)
     assert metrics.psnr(jnp.zeros((4, 4, 3)), jnp.full((4, 4, 3), 2.0)) == pytest.approx(-6.0206)
     assert metrics.psnr(np.ones((4, 4)), np.ones((4, 4))) == math.inf
-    eight_bit = metrics.psnr(np.uint8([[0, 10]]), np.uint8([[10, 0]]), data_range=255)
+    eight_bit = metrics.psnr(np.uint8([[0, 10]]), np.uint8([[10, 0]]))
     assert eight_bit == pytest.approx(20 * math.log10(25.5))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_black_to_white_is_that_of_the_type(dtype: type) -> None:
+    generator = np.random.default_rng(8)
+    top = np.iinfo(dtype).max
+    shots = [(top * generator.uniform(0.2, 0.8, (40, 48))).astype(dtype) for _ in range(3)]
+    for measure in (metrics.psnr, metrics.ssim):
+        assert measure(*shots[:2]) == measure(*shots[:2], data_range=top)
+    assert metrics.upsnr(*shots) == metrics.upsnr(*shots, data_range=top)
 
 
 def test_the_same_picture_is_its_own_ssim() -> None:
@@ -253,6 +263,8 @@ def test_held_out_depends_on_the_seed_and_spares_tiny_pictures() -> None:
         (lambda: metrics.psnr(np.zeros((2, 2)), np.zeros((2, 3))), "reference has shape"),
         (lambda: metrics.psnr(np.zeros(4), np.zeros(4)), "H,W or H,W,C"),
         (lambda: metrics.psnr(np.zeros((2, 2)), np.zeros((2, 2)), data_range=0), "data_range=0"),
+        (lambda: metrics.psnr(np.zeros((2, 2), np.uint8), np.zeros((2, 2))), "bring them to one"),
+        (lambda: metrics.upsnr(*np.zeros((3, 2, 2), int)), "is int64: say what black to white"),
         (lambda: metrics.ssim(np.zeros((6, 9)), np.zeros((6, 9))), "7 px"),
         (lambda: metrics.upsnr(*np.zeros((3, 8, 8)), mask=np.ones((8, 9))), "mask has shape"),
         (lambda: metrics.upsnr(*np.zeros((3, 8, 8)), mask=np.zeros((8, 8))), "True somewhere"),

@@ -131,7 +131,7 @@ def test_unrelated_pictures_have_a_low_correlation():
     assert register(first, second).correlation < 0.4
 
 
-@pytest.mark.parametrize("shape", [(16, 16), (24, 300), (65, 33)])
+@pytest.mark.parametrize("shape", [(12, 12), (16, 16), (24, 300), (65, 33)])
 def test_tiny_pictures_do_not_fail(shape):
     rng = np.random.default_rng(9)
     found = register(rng.random((*shape, 1), np.float32), rng.random((*shape, 1), np.float32))
@@ -168,6 +168,13 @@ def test_local_field_follows_parallax_and_only_that():
 def test_different_sizes_are_refused():
     with pytest.raises(Error, match="30x20 and reference 31x20 pixels"):
         register(np.zeros((20, 30, 1), np.float32), np.zeros((20, 31, 1), np.float32))
+
+
+@pytest.mark.parametrize("shape", [(1, 100_000), (11, 40), (3, 3)])
+def test_lines_and_specks_are_refused(shape):
+    picture = np.random.default_rng(0).random((*shape, 1), np.float32)
+    with pytest.raises(Error, match=f"{shape[1]}x{shape[0]} pixels cannot be registered"):
+        register(picture, picture)
 
 
 def wave(x, y):

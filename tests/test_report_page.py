@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -17,11 +18,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from n2n import images, profile, report
+from n2n import profile, report
 from n2n.report import curve, pictures
 from n2n.report.page import equivalent
 from n2n.report.pictures import Box
-from n2n.types import Burst, Error, Fused, Score
+from n2n.types import Burst, Error, Failure, Fused, Score
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "chrome-headless-shell")
 NASTY = '<script>alert("1")</script>&\u202e\n.jpg'
@@ -345,8 +346,8 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch) -> None:
     with pytest.raises(Error, match="exists; say overwrite"):
         report.write_page(path, of, fused(of), title="two")
     assert path.read_bytes() == whole
-    monkeypatch.setattr(images, "replace_file", lambda *_: (_ for _ in ()).throw(OSError()))
-    with pytest.raises(OSError):
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(Failure, match="cannot write .*report.html.* full"):
         report.write_page(path, of, fused(of), title="two", overwrite=True)
     assert path.read_bytes() == whole
 

@@ -64,11 +64,11 @@ def raw(monkeypatch) -> list[float]:
         chunk = step.make_chunk(*arguments)
 
         def run(*state):
-            found = chunk(*state)
+            found = chunk.run(*state)
             seen.extend(float(loss) for loss in jax.device_get(found[1]))
             return found
 
-        return run
+        return chunk._replace(run=run)
 
     monkeypatch.setattr(loop, "make_chunk", recorded)
     return seen
@@ -183,7 +183,7 @@ def test_the_step_is_traced_once() -> None:
     pool = devices.place(prepared.pool, mesh)
     traced.clear()
     for length in (1, 3, 2):
-        state, values = chunk(state, jax.random.key(0), pool, length)
+        state, values = chunk.run(state, jax.random.key(0), pool, length)
         assert len(values) == length
     assert len(traced) == 1 and int(state.step) == 6
 
@@ -292,7 +292,7 @@ def test_the_average_lags_and_is_what_is_returned() -> None:
     states = [jax.device_get(state)]
     pool = devices.place(lines().pool, mesh)
     for _ in range(3):
-        state, _ = chunk(state, jax.random.key(settings.seed), pool, 1)
+        state, _ = chunk.run(state, jax.random.key(settings.seed), pool, 1)
         states.append(jax.device_get(state))
     average = states[0].params["gain"]
     for index, later in enumerate(states[1:]):

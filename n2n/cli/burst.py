@@ -67,10 +67,6 @@ def make(screen: Screen, options: Any) -> dict[str, Any]:
         fused = made.fused
         picture = _picture(job, burst)
         _write(job, fused, picture, options)
-    if not options.keep:
-        from n2n import checkpoints
-
-        checkpoints.remove(job.out)
     seconds = time.monotonic() - began
     for line in summary(fused, len(burst.frames), made.by):
         screen.result(line)
@@ -81,6 +77,10 @@ def make(screen: Screen, options: Any) -> dict[str, Any]:
     if options.report is not None:
         _report(options.report, burst, made, facts, picture)
         screen.result(f"report: {shown(options.report)}")
+    if not options.keep:
+        from n2n import checkpoints
+
+        checkpoints.remove(job.out)
     return facts
 
 

@@ -74,7 +74,9 @@ def stream(
                     run.save({}, facts | state | {"rows": y + len(rows)})
             os.replace(part, out)
         except OSError as error:
-            raise Failure(f"cannot write {str(out)!r}: {error.strerror or error}") from error
+            size = int(np.prod(source.shape)) * np.dtype(dtype).itemsize
+            text = images.refusal(out, error, size)
+            raise Failure(f"{text}; make room and go on with --resume") from error
     checkpoints.remove(out)
 
 

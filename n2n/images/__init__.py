@@ -28,5 +28,6 @@ from n2n.images.values import from_float as from_float
 from n2n.images.values import settle as settle
 from n2n.images.values import to_float as to_float
 from n2n.images.writing import dtypes_for as dtypes_for
+from n2n.images.writing import refusal as refusal
 from n2n.images.writing import replace_file as replace_file
 from n2n.images.writing import write as write

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,9 +42,9 @@ def write(
     try:
         with quiet():
             data = encoder(path, pixels, exif, icc, quality)
-        replace_file(path, data)
     except (OSError, MemoryError) as error:
         raise Failure(f"{quoted(path)}: could not be written ({one_line(error)})") from error
+    replace_file(path, data)
 
 
 def dtypes_for(path: Any) -> tuple[str, ...]:
@@ -112,7 +114,7 @@ def _with_alpha(path: Path, array: np.ndarray, alpha: Any) -> np.ndarray:
 def replace_file(path: Path, data: bytes) -> None:
     """Write a whole file aside, flush it and rename it: the old one or the new one, never half.
 
-    OSError where the disk refuses; nothing is left behind then.
+    Failure where the disk refuses, with the space that is needed; nothing is left behind then.
     """
     # A short name of its own, since the picture's may already have the longest length; hidden, so
     # that what a killed process leaves behind is never taken for a frame.
@@ -123,10 +125,32 @@ def replace_file(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
+    except OSError as error:
+        _forget(aside)
+        raise Failure(refusal(path, error, len(data))) from error
     except BaseException:
-        aside.unlink(missing_ok=True)
+        _forget(aside)
         raise
     _settle(path.parent)
+
+
+def refusal(path: Path, error: OSError, size: int) -> str:
+    """Say in one line that a file of `size` bytes was not written, and why."""
+    free = ""
+    if error.errno == errno.ENOSPC:
+        with contextlib.suppress(OSError):
+            free = f", {_megabytes(shutil.disk_usage(path.parent).free)} are free"
+    reason = error.strerror or one_line(error)
+    return f"cannot write {quoted(path)} ({_megabytes(size)}{free}): {reason}"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.{3 if size < 1e5 else 1}f} MB"
+
+
+def _forget(aside: Path) -> None:
+    with contextlib.suppress(OSError):  # what made the writing fail is what has to be told
+        aside.unlink(missing_ok=True)
 
 
 def _settle(folder: Path) -> None:

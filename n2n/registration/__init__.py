@@ -27,6 +27,8 @@ from n2n.types import Error
 
 NEGLIGIBLE = 0.1
 """Shifts in pixels below this are none: resampling costs more than they do."""
+SMALLEST = 12
+"""Shortest side in pixels of a picture that can be registered."""
 
 
 def _global(levels: list[Level], shape: tuple[int, ...]) -> tuple[np.ndarray, float]:
@@ -50,12 +52,18 @@ def register(frame: np.ndarray, reference: np.ndarray, *, local: bool = True) ->
     from coarse to fine; with `local` then a smooth field where it lowers the residual on tiles it
     has not seen (parallax, rolling shutter). A displacement that stays below 0.1 px, or that its
     own standard error cannot tell from none, is none: the matrix is exactly the identity. The
-    caller refuses a result of low `correlation`. Error for pictures of different size.
+    caller refuses a result of low `correlation`. Error for pictures of different size, or with a
+    side below 12 px.
     """
     if frame.shape[:2] != reference.shape[:2]:
         raise Error(
             f"frame is {frame.shape[1]}x{frame.shape[0]} and reference "
             f"{reference.shape[1]}x{reference.shape[0]} pixels: registration needs equal sizes"
+        )
+    if min(frame.shape[:2]) < SMALLEST:
+        raise Error(
+            f"pictures of {frame.shape[1]}x{frame.shape[0]} pixels cannot be registered: each side "
+            f"must have {SMALLEST} at least; of aligned frames say so (register=False)"
         )
     here, there = grey(reference), grey(frame)
     levels = pyramid(there, here)

@@ -46,8 +46,8 @@ def train(
 
     Raises:
         Error: something does not fit, or `OUT.run/` belongs to another run.
-        Failure: loss or parameters are not finite any more, the disk refuses, or another process
-            of the run has gone.
+        Failure: loss or parameters are not finite any more, the disk refuses, a step does not fit
+            the memory, or another process of the run has gone.
         Interrupted: SIGTERM or Ctrl-C came; the state is saved if there is an `out`.
     """
     mesh = mesh or devices.mesh()

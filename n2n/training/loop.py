@@ -21,7 +21,16 @@ import numpy as np
 
 from n2n import checkpoints, devices
 from n2n.training.guard import SETBACKS, Guard
-from n2n.training.step import TrainConfig, TrainState, fall, learning_rate, make_chunk, start
+from n2n.training.memory import too_large
+from n2n.training.step import (
+    Chunk,
+    TrainConfig,
+    TrainState,
+    fall,
+    learning_rate,
+    make_chunk,
+    start,
+)
 from n2n.types import Error, Failure, Interrupted, Network, PyTree, Task
 
 MARKS = 32
@@ -78,6 +87,7 @@ class Loop:
         self._restore()
         self.state = devices.copied(self.state, mesh)
         self.guard, self.setbacks = Guard(self.state), 0
+        self.need: int | None = None  # bytes that a step works with
 
     def run_to_end(self) -> Trained:
         chunk = make_chunk(self.task, self.network, self.config, self.mesh)
@@ -93,8 +103,7 @@ class Loop:
                 length = self._length(step, length)
                 self._plan(step)
                 clock = time.monotonic()
-                state, losses = chunk(self.state, key, pool, length)
-                losses = np.asarray(jax.device_get(losses), np.float64)
+                state, losses = self._steps(chunk, key, pool, length)
                 self.state, step = state, step + length
                 if self.guard.lost(losses, step, state):
                     step = self._go_back(step - length, losses)
@@ -116,6 +125,26 @@ class Loop:
         if self.best is not None:
             params, score = self.best[0], self.best[1]
         return Trained(params, step, self.loss, self._seconds(), score)
+
+    def _steps(
+        self, chunk: Chunk, key: jax.Array, pool: PyTree, length: int
+    ) -> tuple[TrainState, np.ndarray]:
+        """Do steps; where they do not fit the memory, say what would."""
+        try:
+            if self.need is None:
+                self.need = chunk.bytes(self.state, key, pool)
+                free = devices.free_memory()
+                if free is not None and self.need > free:  # else Linux would end the process
+                    raise Failure(self._too_large(free))
+            state, losses = chunk.run(self.state, key, pool, length)
+            return state, np.asarray(jax.device_get(jax.block_until_ready(losses)), np.float64)
+        except (MemoryError, RuntimeError) as error:
+            if not devices.out_of_memory(error):
+                raise
+            raise Failure(self._too_large(None)) from error
+
+    def _too_large(self, free: int | None) -> str:
+        return too_large(self.config, self.network.lattice, self.mesh.size, self.need or 0, free)
 
     def _pool(self, number: int) -> PyTree:
         fresh = self.task.refresh(number) if self.task.refresh else self.task.pool

@@ -149,8 +149,17 @@ def make_step(task: Task, network: Network, config: TrainConfig, mesh: Mesh) -> 
     return step
 
 
-def make_chunk(task: Task, network: Network, config: TrainConfig, mesh: Mesh) -> Callable:
-    """Return (state, key, pool, n) -> (state, n losses): one dispatch where that is fast.
+class Chunk(NamedTuple):
+    """Hold a compiled run of steps."""
+
+    run: Callable
+    """(state, key, pool, n) -> (state, n losses): one dispatch where that is fast."""
+    bytes: Callable
+    """(state, key, pool) -> what a step works with beside them, on a device; 0: nobody knows."""
+
+
+def make_chunk(task: Task, network: Network, config: TrainConfig, mesh: Mesh) -> Chunk:
+    """Return the compiled steps of a task.
 
     Equal laws of sampling, losses, networks, configurations and devices share one compiled program,
     so that a run resumed in the same process compiles nothing.
@@ -163,7 +172,7 @@ def make_chunk(task: Task, network: Network, config: TrainConfig, mesh: Mesh) ->
 
 
 @functools.lru_cache(maxsize=4)
-def _chunk(law: tuple, network: Network, config: TrainConfig, mesh: Mesh, scans: bool) -> Callable:
+def _chunk(law: tuple, network: Network, config: TrainConfig, mesh: Mesh, scans: bool) -> Chunk:
     sample, loss, measure, penalty = law
     step = make_step(Task((), sample, loss, measure, penalty), network, config, mesh)
     compiled = functools.partial(
@@ -179,10 +188,15 @@ def _chunk(law: tuple, network: Network, config: TrainConfig, mesh: Mesh, scans:
                 losses.append(loss)
             return state, losses
 
-        return unrolled
+        return Chunk(unrolled, lambda *given: _bytes(single.lower(*given)))
 
     @functools.partial(compiled, static_argnums=3)
     def scanned(state: TrainState, key: jax.Array, pool: PyTree, n: int) -> tuple:
         return jax.lax.scan(lambda s, _: step(s, key, pool), state, length=n)
 
-    return scanned
+    return Chunk(scanned, lambda *given: _bytes(scanned.lower(*given, 1)))
+
+
+def _bytes(lowered: jax.stages.Lowered) -> int:
+    """Compile a program, which a later call of it takes over, and return what it works with."""
+    return devices.temporaries(lowered.compile())
