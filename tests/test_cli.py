@@ -183,6 +183,20 @@ def test_burst_starts_from_weights_and_gives_theirs_where_they_are_better(
     assert "--from-scratch" in both and not (tmp_path / "b.png").exists()
 
 
+def test_two_bursts_do_not_share_an_output(frames, model, tmp_path, capsys):
+    out = tmp_path / "out.png"
+    line = ["burst", frames, "-o", out, "--steps", 1, "--init", model, "--quiet"]
+    with checkpoints.running(out):
+        before = names(tmp_path)
+        assert cli.main(list(map(str, line))) == 2
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1 and f"in use by process {os.getpid()}" in err
+        assert names(tmp_path) == before
+    (jobs.run_folder(out) / "lock").write_text(str(os.getpid()))  # of a process that was killed
+    assert cli.main(list(map(str, line))) == 0
+    assert out.exists() and not jobs.run_folder(out).exists()
+
+
 def test_a_second_burst_does_not_take_the_first_result_for_a_frame(frames, scene, capsys):
     before = names(frames)
     images.write(frames / "IMG_1-n2n.png", images.from_float(scene, "uint16"))
@@ -351,6 +365,22 @@ def make_nan(folder, scene):
         tifffile.imwrite(folder / name, picture, photometric="rgb")
 
 
+def make_inf(folder, scene):
+    make_nan(folder, np.where(scene == scene[0, 0], np.inf, scene))
+
+
+def make_black(folder, scene):
+    for number in range(3):
+        save(folder / f"{number}.png", noisy(scene, number))
+    save(folder / "black.png", np.zeros_like(scene))
+
+
+def make_saturated(folder, scene):
+    make_black(folder, scene)
+    (folder / "black.png").unlink()
+    save(folder / "white.png", np.ones_like(scene))
+
+
 def make_one_frame(folder, scene):
     save(folder / "a.png", noisy(scene, 1))
 
@@ -377,7 +407,10 @@ def make_no_picture(folder, scene):
 @pytest.mark.parametrize(
     "make, reason",
     [
-        (make_nan, "finite"),
+        (make_nan, "b.tif': image: 3 of 27648 values are not finite"),
+        (make_inf, "a.tif': image: "),
+        (make_black, "black.png is all black"),
+        (make_saturated, "white.png is the same value 1 everywhere"),
         (make_one_frame, "at least 2"),
         (make_twice, "the same picture"),
         (make_sizes, "size"),

@@ -338,9 +338,9 @@ def test_common_endings_are_no_part_of_a_stem() -> None:
 
 
 def test_pairs_that_are_none() -> None:
-    with pytest.raises(Error, match="pair 0: both pictures are identical"):
+    with pytest.raises(Error, match="pair 1: both pictures are identical"):
         tasks.pairs(noisy(1), noisy(1))
-    with pytest.raises(Error, match="pair 1: sizes .* differ"):
+    with pytest.raises(Error, match="pair 2: sizes .* differ"):
         tasks.pairs([noisy(1), noisy(2)], [noisy(3), noisy(4, (40, 41, 1))])
     with pytest.raises(Error, match="2 pictures against 1"):
         tasks.pairs([noisy(1), noisy(2)], [noisy(3)])
@@ -348,6 +348,28 @@ def test_pairs_that_are_none() -> None:
         tasks.matched(["a.png", "a.tif"], ["a.png", "b.png"])
     with pytest.raises(Error, match="data_range"):
         tasks.pairs(noisy(1) * 1000, noisy(2) * 1000)
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [(0.0, "is black, the other is not"), (1.0, "is the value 1 everywhere"), (np.nan, "finite")],
+)
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_poisoned_picture_is_refused_by_name(value, text, side) -> None:
+    """A frame that shows nothing would teach that the scene is nothing."""
+    good = [[noisy(1), noisy(2), noisy(3)], [noisy(4), noisy(5), noisy(6)]]
+    bad = [list(pictures) for pictures in good]
+    bad[side][1] = np.full_like(noisy(1), value)
+    with pytest.raises(Error, match=f"(pair|picture) 2: .*{text}"):
+        tasks.pairs(*bad)
+    dark = [[*pictures, np.zeros_like(noisy(1)) + side] for side, pictures in enumerate(good)]
+    assert tasks.pairs(*dark).name == "pairs"  # both flat: a dark frame, or a sky that is clipped
+
+
+def test_an_empty_picture_is_refused_by_name() -> None:
+    empty, black = (np.zeros((height, 8, 3), np.uint8) for height in (0, 8))
+    with pytest.raises(Error, match="picture 2: image: shape .0, 8, 3. is empty"):
+        tasks.simulated([black, empty], input=Clean())
 
 
 # Bursts ------------------------------------------------------------------------------------------

@@ -63,7 +63,8 @@ def simulated(
         Error: no pictures, or pictures that cannot be used.
     """
     target = input if target is None else target
-    scenes = [{"image": storable(picture, data_range)} for picture in gather(clean)]
+    pictures = enumerate(gather(clean))
+    scenes = [{"image": storable(picture, data_range, index)} for index, picture in pictures]
     match_channels(scenes)
     sample = _Simulated(input, target, noise_map)
     name = f"simulated {input} -> {target}" + (" with noise map" if noise_map else "")
@@ -79,12 +80,13 @@ def pairs(a: Any, b: Any, *, data_range: Any = None) -> Task:
         data_range: (low, high) or high of float pictures; see `images.to_float`.
 
     Raises:
-        Error: unmatched names, different sizes, identical pictures, or unusable pictures.
+        Error: unmatched names, different sizes, identical pictures, one that shows nothing beside
+            one that does, or unusable pictures.
     """
     first, second = matched(a, b)
     scenes = []
     for index, (x, y) in enumerate(zip(first, second, strict=True)):
-        scene = {"a": storable(x, data_range), "b": storable(y, data_range)}
+        scene = {"a": storable(x, data_range, index), "b": storable(y, data_range, index)}
         check_pair(name_of(x, index), scene)
         scenes.append(scene)
     match_channels(scenes)

@@ -65,13 +65,30 @@ def _without_common_end(stems: Mapping[str, Any]) -> dict[str, Any]:
     return {stem.removesuffix(end): path for stem, path in stems.items()}
 
 
-def storable(picture: Any, data_range: Any) -> np.ndarray:
-    """Return H,W,C in a dtype that a pool can hold: integers as they are, else float32 units."""
+def storable(picture: Any, data_range: Any, index: int = 0) -> np.ndarray:
+    """Return H,W,C in a dtype that a pool can hold: integers as they are, else float32 units.
+
+    `index`: the picture's place among others, from 0.
+    """
+    try:
+        return _storable(picture, data_range)
+    except Error as error:
+        if isinstance(picture, (str, Path)) and Path(picture).name in str(error):
+            raise
+        raise Error(f"picture {name_of(picture, index)}: {error}") from None
+
+
+def _storable(picture: Any, data_range: Any) -> np.ndarray:
     if isinstance(picture, (str, Path)):
         picture = images.read(picture).array
     array = np.asarray(picture)
     native = array.dtype.newbyteorder("=")
-    if data_range is None and native in (np.uint8, np.uint16) and array.ndim in (2, 3):
+    if (
+        data_range is None
+        and native in (np.uint8, np.uint16)
+        and array.ndim in (2, 3)
+        and array.size
+    ):
         array = array.astype(native)
         return array if array.ndim == 3 else array[..., None]
     return images.to_float(array, data_range)
@@ -97,17 +114,21 @@ def match_channels(scenes: list[dict[str, Any]]) -> None:
 
 
 def check_pair(name: str, scene: Mapping[str, np.ndarray]) -> None:
-    """Refuse a pair of different sizes, or the same picture twice."""
+    """Refuse a pair of different sizes, the same picture twice, and a side that shows nothing."""
     a, b = scene["a"], scene["b"]
     if a.shape != b.shape:
         raise Error(f"pair {name}: sizes {a.shape} and {b.shape} differ; give pictures of one size")
     if np.array_equal(a, b):
         raise Error(f"pair {name}: both pictures are identical; give two independent captures")
+    flat = [one.flat[0] for one in (a, b) if one.min() == one.max()]
+    if len(flat) == 1:  # of both it is a dark frame, or a sky that is clipped
+        what = "black" if flat[0] <= 0 else f"the value {flat[0]:.4g} everywhere"
+        raise Error(f"pair {name}: one picture is {what}, the other is not; leave the pair out")
 
 
 def name_of(picture: Any, index: int) -> str:
-    """Return what to call a picture in a message."""
-    return repr(Path(picture).name) if isinstance(picture, (str, Path)) else str(index)
+    """Return what to call the picture at a place, from 0, in a message."""
+    return repr(Path(picture).name) if isinstance(picture, (str, Path)) else str(index + 1)
 
 
 def robust_range(arrays: Sequence[np.ndarray]) -> tuple[float, float]:
