@@ -166,3 +166,22 @@ def test_type_checkers_see_the_same_names() -> None:
     homes = {(f"n2n.{module}", name) for name, module in n2n._HOME.items()}
     assert seen == homes | {("n2n", name) for name in n2n._MODULES}
     assert (ROOT / "py.typed").exists()
+
+
+def test_whoever_catches_everything_says_why() -> None:
+    """Or raises it again: nothing is swallowed in silence."""
+    found = 0
+    for path in sources():
+        text = path.read_text("utf-8")
+        for node in ast.walk(ast.parse(text)):
+            if not isinstance(node, ast.ExceptHandler):
+                continue
+            kinds = (
+                {"BaseException"} if node.type is None else set(ast.unparse(node.type).split(", "))
+            )
+            if not {kind.strip("()") for kind in kinds} & {"Exception", "BaseException"}:
+                continue
+            found += 1
+            again = isinstance(node.body[-1], ast.Raise)
+            assert again or "#" in text.splitlines()[node.lineno - 1], f"{path}:{node.lineno}"
+    assert found > 3

@@ -55,7 +55,7 @@ def _work(work: Callable[[], int], link: int) -> NoReturn:
         threading.Thread(target=_follow, args=(link,), daemon=True).start()
         _own_screen()
         status = work()
-    except BaseException:
+    except BaseException:  # shown as Python would, which `os._exit` does not let it
         sys.excepthook(*sys.exc_info())
     finally:
         for stream in (sys.stdout, sys.stderr):
