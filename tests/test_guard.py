@@ -70,6 +70,19 @@ def test_single_losses_may_be_any_number_but_not_none() -> None:
     assert watch.lost(losses[:1], 3 * guard.WINDOW + 1, state(3))
 
 
+@pytest.mark.parametrize("late", [30, 60])
+def test_a_state_after_the_explosion_is_not_sound(late) -> None:
+    """A window's median may be low while its end, which is the state, is not."""
+    watch = Guard(state(-1))
+    assert fed(watch, [0.1, 0.05]) is None
+    losses = np.full(guard.WINDOW, 0.05)
+    losses[-late:] = 1e5
+    lost = watch.lost(losses, 3 * guard.WINDOW, state(2))
+    assert lost == (late > guard.WINDOW / 2)
+    assert lost or watch.lost(np.full(guard.WINDOW, 1e4), 4 * guard.WINDOW, state(3))
+    assert watch.back().params["weight"] == 1
+
+
 def test_a_state_that_is_not_finite_is_not_sound() -> None:
     watch = Guard(state(-1))
     assert not watch.lost(np.full(guard.WINDOW, 0.01), guard.WINDOW, state(np.inf))

@@ -17,7 +17,7 @@ MEMORY = 2
 LOST = 20.0
 """Factor above that from which on a run, if it is also worse than at its beginning, is lost."""
 SOUND = 2.0
-"""Factor up to which a state is worth going back to."""
+"""Factor up to which a state is worth going back to; the last quarter of its window, too."""
 SETBACKS = 5
 """Times that a run goes back, to half the rate each, before it gives up."""
 
@@ -46,13 +46,14 @@ class Guard:
         self.losses += losses.tolist()
         if step % WINDOW:
             return False
-        median, self.losses = float(np.median(self.losses)), []
+        median, late = (float(np.median(self.losses[-n:])) for n in (WINDOW, WINDOW // 4))
+        self.losses = []
         lowest = min(self.medians, default=math.inf)
         self.first = self.first or median
         if median > max(LOST * lowest, self.first):
             return True
         self.medians = [*self.medians[1 - MEMORY :], median]
-        if median <= SOUND * lowest:
+        if max(median, late) <= SOUND * lowest:
             copy = _copied(state)
             if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(copy.params)):
                 self.sound = copy
