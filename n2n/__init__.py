@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from n2n.denoiser import denoise_burst as denoise_burst
     from n2n.denoiser import fit as fit
     from n2n.denoiser import load as load
+    from n2n.denoiser import unblur as unblur
     from n2n.evaluation import evaluate as evaluate
     from n2n.images import read as read
     from n2n.images import write as write
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from n2n.metrics import ssim as ssim
     from n2n.metrics import upsnr as upsnr
     from n2n.metrics import upsnr_pair as upsnr_pair
+    from n2n.tasks import deblurring as deblurring
     from n2n.tasks import pairs as pairs
     from n2n.tasks import simulated as simulated
     from n2n.types import Error as Error
@@ -39,6 +41,7 @@ _HOME = {
     "denoise_burst": "denoiser",
     "fit": "denoiser",
     "load": "denoiser",
+    "unblur": "denoiser",
     "evaluate": "evaluation",
     "read": "images",
     "write": "images",
@@ -46,6 +49,7 @@ _HOME = {
     "ssim": "metrics",
     "upsnr": "metrics",
     "upsnr_pair": "metrics",
+    "deblurring": "tasks",
     "pairs": "tasks",
     "simulated": "tasks",
     "Error": "types",

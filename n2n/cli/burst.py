@@ -65,8 +65,8 @@ def make(screen: Screen, options: Any) -> dict[str, Any]:
     with jobs.unfinished(job.out):
         made = _work(screen, burst, origin, job, options)
         fused = made.fused
-        picture = _picture(job, burst)
-        _write(job, fused, picture, options)
+        picture = picture_of(job, burst)
+        write(job, fused.image, picture, options)
     seconds = time.monotonic() - began
     for line in summary(fused, len(burst.frames), made.by):
         screen.result(line)
@@ -206,7 +206,7 @@ def _work(screen: Screen, burst: Burst, origin: Any, job: _Job, options: Any) ->
     return _Made(fused, by, model.card["steps"])
 
 
-def _picture(job: _Job, burst: Burst) -> Picture:
+def picture_of(job: _Job, burst: Burst) -> Picture:
     """Read the reference once more, for its EXIF, profile and alpha."""
     from n2n import images
 
@@ -218,13 +218,13 @@ def _picture(job: _Job, burst: Burst) -> Picture:
     return pages[0 if name == path.name else int(name.rpartition(" ")[2]) - 1]
 
 
-def _write(job: _Job, fused: Fused, picture: Picture, options: Any) -> None:
+def write(job: _Job, image: Any, picture: Picture, options: Any) -> None:
+    """Write H,W,C float32 as the job's file, with what is kept of a picture."""
     from n2n import images
 
     # In the frames' own depth their own units are kept; another depth has its own white.
     given = picture.array.dtype
     own = given == job.dtype or (given.kind == "f" and job.dtype == "float32")
-    image = fused.image
     if options.raw == "srgb" or job.dtype == "uint8":  # 8 linear bits would show as bands
         image, meta = images.developed(Picture(image, picture.meta))
         picture = Picture(picture.array, meta)

@@ -16,6 +16,7 @@ examples:
   n2n train --clean photos/ --corrupt gaussian:0-50 -o mine.safetensors
   n2n evaluate --clean photos/ --corrupt gaussian:25 --model mine.safetensors
   n2n score result.png --frames IMG_8.jpg IMG_9.jpg
+  n2n unblur IMG_*.jpg --psf defocus:4
 """
 
 
@@ -41,7 +42,7 @@ def make() -> argparse.ArgumentParser:
         "--version", action=_Version, nargs=0, help="print the versions and the device, and end"
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_demo, _burst, _denoise, _train, _evaluate, _score, _inspect):
+    for add in (_demo, _burst, _denoise, _train, _evaluate, _score, _unblur, _inspect):
         add(commands)
     return parser
 
@@ -186,6 +187,44 @@ def _denoise(commands: Any) -> None:
         action="store_true",
         help="go on with a picture that was streamed and interrupted, or start if there is none",
     )
+
+
+def _unblur(commands: Any) -> None:
+    text = "Make one sharp picture of several noisy ones that are blurred alike."
+    command = _add(commands, "unblur", "unblur", text)
+    command.add_argument(
+        "frames", nargs="+", metavar="FRAMES", help="captures as for burst; one with --model"
+    )
+    command.add_argument(
+        "--psf",
+        metavar="SPEC|FILE",
+        help="what has blurred them all: gaussian:1.6 (sigma), motion:15,30 (length, angle), "
+        "defocus:4 (radius), in pixels and degrees, or a kernel as picture, .npy or .txt; "
+        "n2n inspect estimates it",
+    )
+    command.add_argument(
+        "--model",
+        metavar="M",
+        help="weights that unblur, in place of learning from the frames: n2n train --clean DIR "
+        "--corrupt motion:9-25+gaussian:2 --target gaussian:2",
+    )
+    _out(command, "picture to write, or a folder for it (default: <frame>-n2n.png)")
+    command.add_argument("--reference", metavar="F", help="as for burst")
+    command.add_argument(
+        "--sigma",
+        type=values.positive,
+        metavar="S",
+        help="standard deviation of a frame's noise, where 1 is white (default: measured)",
+    )
+    _length(command, "1500")
+    _raw(command, "linear", "always with 8 bits")
+    command.add_argument(
+        "--bits", type=int, choices=(8, 16, 32), help="depth of the picture, as for burst"
+    )
+    command.set_defaults(report=None)
+    _json(command)
+    _resume(command)
+    _keep(command)
 
 
 def _train(commands: Any) -> None:

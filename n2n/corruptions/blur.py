@@ -18,6 +18,7 @@ from jax import Array
 from n2n.corruptions.base import Corruption, Parameter, draw, known, limits, picture
 from n2n.types import Error, Observation
 
+_RATIO = 1000.0
 _FINE = 8
 """Parts of a pixel in which lines and discs are drawn."""
 
@@ -155,6 +156,46 @@ def convolve(image: Array, kernel: Array) -> Array:
     spectrum = jnp.fft.rfft2(wide, axes=(0, 1)) * response[..., None]
     result = jnp.fft.irfft2(spectrum, s=size, axes=(0, 1))
     return result[2 * reach :, 2 * reach :].astype(image.dtype)
+
+
+def response(kernel: Array, size: tuple[int, int]) -> Array:
+    """Return the transfer function of a kernel on a grid, an rfft2; its middle is the origin.
+
+    A grid that is smaller than the kernel sees it wrapped.
+    """
+    reach = kernel.shape[0] // 2
+    rows, columns = (np.arange(-reach, reach + 1) % length for length in size)
+    return jnp.fft.rfft2(jnp.zeros(size).at[rows[:, None], columns].add(kernel))
+
+
+def noise_to_signal(size: tuple[int, int], sigma: float) -> np.ndarray:
+    """Return the noise-to-signal ratio of photographs on an rfft2 grid, for white noise of sigma.
+
+    It rises with the frequency f, in cycles per pixel: 1,000 sigma^2 f. Of exponents from 0.5 to 2
+    and factors this restores the training pictures of BSD300 best, or within 0.1 dB of it, after a
+    Gaussian, a motion and a defocus; one spectrum for edges and for skies is a compromise.
+    """
+    rows, columns = np.fft.fftfreq(size[0])[:, None], np.fft.rfftfreq(size[1])
+    return _RATIO * np.square(sigma) * np.hypot(rows, columns)
+
+
+def whitening(kernel: Array, sigma: float, size: tuple[int, int]) -> Array:
+    """Return the Wiener filter of a PSF on an rfft2 grid: conj(B) / (|B|^2 + noise to signal)."""
+    seen = response(kernel, size)
+    return jnp.conj(seen) / (jnp.square(jnp.abs(seen)) + noise_to_signal(size, sigma))
+
+
+def wiener(kernel: Array, sigma: float, reach: int) -> np.ndarray:
+    """Return the Wiener filter of a PSF, cut to side 2 reach + 1 by a Hann window; sum 1.
+
+    Cut off without a window it brings back copies of the picture. Four times the reach of the PSF
+    are within 0.4 dB of the whole filter.
+    """
+    side = 8 * (2 * reach + 1)
+    taps = np.fft.irfft2(np.asarray(whitening(kernel, sigma, (side, side))), (side, side))
+    near, window = np.arange(-reach, reach + 1), np.hanning(2 * reach + 3)[1:-1]
+    taps = taps[near[:, None], near] * np.outer(window, window)
+    return (taps / taps.sum()).astype(np.float32)
 
 
 def _most(value: Parameter) -> float:

@@ -24,10 +24,12 @@ from n2n.denoiser.model import fuse_best as fuse_best
 from n2n.denoiser.model import load as load
 from n2n.denoiser.model import load_model, show
 from n2n.denoiser.model import starting as starting
+from n2n.denoiser.unblurring import CROP, as_psf, noise_of, sharpener
 from n2n.types import Burst, Error, Network, PyTree, Task
 
 BURST_STEPS = 2500
 STEPS = 10_000
+UNBLUR_STEPS = 1500
 
 
 def denoise(
@@ -212,6 +214,86 @@ def denoise_burst(
     models = {"burst": model} if origin is None else {"burst": model, "start": origin}
     _, fused = fuse_best(models, burst, seed=seed)
     return fused.image[..., 0] if arrays[0].ndim == 2 else fused.image
+
+
+def unblur(
+    frames: Any,
+    psf: Any = None,
+    *,
+    model: Any = None,
+    sigma: float | None = None,
+    align: bool = True,
+    reference: int | None = None,
+    steps: int | None = None,
+    minutes: float | None = None,
+    data_range: Any = None,
+    seed: int = 0,
+    progress: bool | training.Progress = False,
+) -> np.ndarray:
+    """Make one sharp picture of several noisy ones that are blurred alike, learnt from these alone.
+
+    Args:
+        frames: list of paths or arrays, an array N,H,W or N,H,W,C, a folder, or a multi-page TIFF;
+            with `model` a single picture, too.
+        psf: the point spread function that all have: `gaussian:1.6`, `motion:15,30`, `defocus:4`,
+            a `corruptions.PSF`, an array, or the name of a file that holds a kernel.
+        model: weights that unblur, in place of learning: a path or a `Denoiser` (`n2n train --clean
+            DIR --corrupt motion:9-25+gaussian:2 --target gaussian:2`); no psf is needed then.
+        sigma: standard deviation of a frame's noise, where 1 is white; None: measured.
+        align: register the frames; False where they are aligned already.
+        reference: index of the frame whose geometry the result has; None: the sharpest or first.
+        steps: updates, 1,500 unless minutes are given.
+        minutes: time to train for instead.
+        data_range: (low, high) or high of float frames beyond [-1, 2].
+        seed: everything random follows from it.
+        progress: True for a line on stderr, or a function of `training.Event`.
+
+    Returns:
+        float32, H,W or H,W,C as the frames; in units where integer frames' maximum, or the upper
+        end of data_range, is 1.
+
+    Raises:
+        Error: no psf and no model, a single frame without a model, and as `align` and `fit`.
+    """
+    arrays, names, exposed = gather(frames)
+    grey = arrays[0].ndim == 2
+    if len(arrays) == 1 and model is not None:
+        image = load_model(model).predict(_float(arrays[0], names[0], data_range))
+        return image[..., 0] if grey else image
+    burst = _burst(arrays, names, exposed, reference, data_range, align)
+    if model is None:
+        model = fit_psf(burst, psf, sigma=sigma, steps=steps, minutes=minutes, seed=seed,
+                        progress=progress)  # fmt: skip
+    image = load_model(model).predict(burst.mean())
+    return image[..., 0] if grey else image
+
+
+def fit_psf(
+    burst: Burst,
+    psf: Any,
+    *,
+    sigma: float | None = None,
+    steps: int | None = None,
+    minutes: float | None = None,
+    **options: Any,
+) -> Denoiser:
+    """Train what takes a PSF out of the mean of a burst; arguments as of `unblur` and `fit`."""
+    if psf is None:
+        raise Error("psf is None; say what has blurred the frames: gaussian:1.6, motion:15,30, "
+                    "defocus:4, or the file of a kernel")  # fmt: skip
+    psf, span = as_psf(psf), burst.scale[1] - burst.scale[0]
+    noise = noise_of(burst, sigma) / span
+    count, *_, channels = burst.frames.shape
+    task = tasks.bursts([burst], seed=options.get("seed", 0), noise_map=False)
+    return fit(
+        tasks.deblurring(task, psf, sigma=noise),
+        network=sharpener(psf, noise / count**0.5, channels),
+        steps=UNBLUR_STEPS if steps is None and minutes is None else steps,
+        minutes=minutes,
+        batch=4,
+        crop=CROP,
+        **options,
+    )
 
 
 def _burst(

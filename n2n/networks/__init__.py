@@ -29,6 +29,7 @@ from n2n.networks.layers import (
     convolve,
     expand,
     pool,
+    slide,
     trim,
     trim_to,
 )
@@ -74,7 +75,32 @@ class RED30:
     width: int = 128
 
 
-Config = UNet | Lean | RED30
+@dataclass(frozen=True)
+class Filtered:
+    """Configure a network that sees a picture through a fixed linear filter, too.
+
+    What the filter makes of the picture comes first, so that a residual network corrects it: a
+    Wiener filter takes back what a blur has left, and the network its noise and its ringing. Reads
+    as many channels as it writes; the halo grows by the filter.
+    """
+
+    filter: tuple[tuple[float, ...], ...]
+    """Rows of a square kernel of odd side."""
+    network: UNet | Lean | RED30
+    """Reads twice as many channels as it writes."""
+
+    @property
+    def inputs(self) -> int:
+        """Channels of the picture."""
+        return self.network.outputs
+
+    @property
+    def outputs(self) -> int:
+        """Channels of the picture."""
+        return self.network.outputs
+
+
+Config = UNet | Lean | RED30 | Filtered
 
 
 def _unit(inputs: int) -> float:
@@ -199,6 +225,11 @@ _KINDS: dict[str, tuple[type, type]] = {
 }
 
 
+_CONFIGS: dict[str, type] = {kind: config for kind, (config, _) in _KINDS.items()} | {
+    "filtered": Filtered
+}
+
+
 def named(name: str, inputs: int, outputs: int) -> Config:
     """Return what a name stands for: `default` (`Lean`), `unet` (the paper's), `red30`.
 
@@ -216,7 +247,7 @@ def named(name: str, inputs: int, outputs: int) -> Config:
 
 def known(config: dict[str, Any]) -> bool:
     """Say whether a network's configuration is one of this module's."""
-    return config.get("kind") in _KINDS
+    return config.get("kind") in _CONFIGS
 
 
 def parse(config: Config | dict[str, Any]) -> Config:
@@ -226,25 +257,37 @@ def parse(config: Config | dict[str, Any]) -> Config:
         Error: an unknown kind or field, or a value out of range.
     """
     if isinstance(config, dict):
-        # JSON has lists where configurations have tuples.
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+        fields = {name: _fixed(value) for name, value in config.items()}
         kind = fields.pop("kind", None)
-        if not isinstance(kind, str) or kind not in _KINDS:
-            raise Error(f"network kind is {kind!r}; known are {', '.join(_KINDS)}")
+        if not isinstance(kind, str) or kind not in _CONFIGS:
+            raise Error(f"network kind is {kind!r}; known are {', '.join(_CONFIGS)}")
         try:
-            config = _KINDS[kind][0](**fields)
+            config = _CONFIGS[kind](**fields)
         except TypeError:
-            known = ", ".join(f.name for f in dataclasses.fields(_KINDS[kind][0]))
+            known = ", ".join(f.name for f in dataclasses.fields(_CONFIGS[kind]))
             raise Error(f"network has fields {sorted(fields)}; {kind} knows {known}") from None
+        if isinstance(config, Filtered) and isinstance(config.network, dict):
+            within: Any = parse(config.network)
+            config = dataclasses.replace(config, network=within)
     assert not isinstance(config, dict)
     _check(config)
     return config
 
 
+def _fixed(value: Any) -> Any:
+    """Return JSON's lists as the tuples that configurations have."""
+    return tuple(_fixed(one) for one in value) if isinstance(value, list) else value
+
+
+_SIDE = 513
+"""Longest side of a filter."""
 _MOST = {"inputs": 1024, "outputs": 1024, "width": 1024, "depth": 7, "widths": 1024}
 
 
 def _check(config: Config) -> None:
+    if isinstance(config, Filtered):
+        _check_filtered(config)
+        return
     if isinstance(config, Lean):
         widths = config.widths
         if not isinstance(widths, tuple) or not 2 <= len(widths) <= 8:
@@ -266,11 +309,34 @@ def _check(config: Config) -> None:
         )
 
 
+def _check_filtered(config: Filtered) -> None:
+    if not isinstance(config.network, UNet | Lean | RED30):
+        raise Error(
+            f"network within filtered is {config.network!r}; it must be unet, lean or red30"
+        )
+    _check(config.network)
+    if config.network.inputs != 2 * config.network.outputs:
+        raise Error(
+            f"network within filtered reads {config.network.inputs} channels and writes "
+            f"{config.network.outputs}; it must read twice as many as it writes"
+        )
+    try:
+        rows = np.asarray(config.filter, np.float64)
+    except (TypeError, ValueError):
+        rows = np.zeros(0)
+    side = rows.shape[0] if rows.ndim else 0
+    if rows.shape != (side, side) or not side % 2 or side > _SIDE or not np.isfinite(rows).all():
+        raise Error(
+            f"network filter has shape {rows.shape}; it must be square, of odd side up to {_SIDE}, "
+            "and finite"
+        )
+
+
 def build(config: Config | dict[str, Any], precision: str = "float32") -> Network:
     """Make a network's pure functions; equal configurations give the identical object.
 
     Args:
-        config: a `UNet`, a `RED30`, or the dict of a weights file.
+        config: a `UNet`, `Lean`, `RED30`, `Filtered`, or the dict of a weights file.
         precision: what the layers compute in, "float32" or "bfloat16"; parameters and output
             stay float32.
 
@@ -279,7 +345,31 @@ def build(config: Config | dict[str, Any], precision: str = "float32") -> Networ
     """
     if precision not in ("float32", "bfloat16"):
         raise Error(f"precision is {precision!r}; it must be float32 or bfloat16")
-    return _build(parse(config), precision)
+    config = parse(config)
+    return (
+        _filtered(config, precision) if isinstance(config, Filtered) else _build(config, precision)
+    )
+
+
+@functools.cache
+def _filtered(config: Filtered, precision: str) -> Network:
+    network = _build(config.network, precision)
+    kernel = np.asarray(config.filter, np.float32)
+    reach, lattice, halo = len(kernel) // 2, network.lattice, network.halo or 0
+    more = -(-reach // lattice) * lattice
+
+    def apply(params: Any, x: jax.Array, context: Any = ()) -> jax.Array:
+        wide = jnp.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="reflect")
+        return network.apply(params, jnp.concatenate([slide(wide, kernel), x], -1), context)
+
+    def inner(params: Any, x: jax.Array) -> jax.Array:
+        assert network.inner is not None
+        seen = slide(trim(x, more - reach), kernel)
+        return network.inner(params, jnp.concatenate([seen, trim(x, more)], -1))
+
+    fields = {"kind": "filtered", **dataclasses.asdict(config), "network": network.config}
+    channels = (config.inputs, config.outputs)
+    return Network(network.init, apply, channels, halo + more, lattice, fields, inner)
 
 
 @functools.cache

@@ -100,6 +100,17 @@ def trim_to(skip: Any, x: Any) -> Any:
     return skip if isinstance(x, Reach) else trim(skip, skip.shape[1] // 2 - x.shape[1])
 
 
+def slide(x: jax.Array, kernel: np.ndarray) -> jax.Array:
+    """Convolve each channel of n,h,w,c with a kernel of odd side; only where all of it lies in x.
+
+    By Fourier transform: the kernels that this is for have thousands of taps.
+    """
+    size, edge = x.shape[1:3], kernel.shape[0] - 1
+    response = jnp.fft.rfft2(jnp.asarray(kernel), size)[..., None]
+    whole = jnp.fft.irfft2(jnp.fft.rfft2(x, axes=(1, 2)) * response, size, axes=(1, 2))
+    return whole[:, edge:, edge:]
+
+
 # Nearest-neighbour enlargement and a 3x3 convolution: each pixel of a 2x2 cell sees two rows and
 # two columns of the small picture, so that the nine taps fold into four. One 2x2 convolution of
 # four times the channels gives all four pixels with 4/9 of the multiplications.

@@ -2,7 +2,7 @@
 
 A sample is one random crop, flipped and transposed at random, its values mapped by the task's scale
 (low, high) to [0, 1] and never clipped. `pictures` reads and matches, `pool` cuts and draws,
-`subsets` holds the burst's law.
+`subsets` holds the burst's law, `blurred` that of unblurring.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import numpy as np
 
 from n2n import losses
 from n2n.corruptions import Camera
+from n2n.tasks.blurred import deblurring as deblurring
+from n2n.tasks.blurred import single as single
 from n2n.tasks.pictures import (
     box_mean,
     check_pair,

@@ -45,7 +45,7 @@ def arranged(
         thinned = whole is None
         return Task(
             pool=fill(0) if thinned else whole,
-            sample=_Crops(sample, crop),
+            sample=Crops(sample, crop),
             loss=losses.l2,
             arrange=arrange,
             cut=(batch, crop),
@@ -61,7 +61,7 @@ def arranged(
 
 
 @dataclass(frozen=True)
-class _Crops:
+class Crops:
     """Hold the law of a stripe: a random crop, and what `sample` makes of it.
 
     Equal laws are equal objects, so that the trainer knows a program that it has compiled before.
@@ -69,22 +69,26 @@ class _Crops:
 
     sample: Callable
     crop: int
+    turned: bool = True
+    """Flip and transpose at random; not where a picture's blur has a direction."""
 
     def __call__(self, key: jax.Array, stripe: Mapping[str, Any], progress: jax.Array) -> Batch:
         del progress
         view_key, sample_key = jax.random.split(key)
-        return self.sample(sample_key, _view(view_key, stripe, self.crop))
+        return self.sample(sample_key, _view(view_key, stripe, self.crop, self.turned))
 
 
-def _view(key: jax.Array, stripe: Mapping[str, Any], crop: int) -> dict[str, jax.Array]:
-    """Cut one random crop of one random block, flipped and transposed at random, from a stripe."""
+def _view(
+    key: jax.Array, stripe: Mapping[str, Any], crop: int, turned: bool = True
+) -> dict[str, jax.Array]:
+    """Cut one random crop of one random block, if `turned` at random, from a stripe."""
     chance = jax.random.uniform(key, (6,))  # one draw for all: each costs a second of compilation
     block = jnp.searchsorted(stripe["until"], chance[0], side="right")
     block = jnp.minimum(block, stripe["until"].shape[0] - 1)
     height, width = stripe["extent"][block]
     y = (chance[1] * (height - crop + 1)).astype(jnp.int32)
     x = (chance[2] * (width - crop + 1)).astype(jnp.int32)
-    turn = chance[3:] < 0.5
+    turn = (chance[3:] < 0.5) & turned
     view = {}
     for name, blocks in stripe.items():
         if name in ("extent", "until"):
