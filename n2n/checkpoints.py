@@ -188,12 +188,9 @@ class Run:
         for _ in range(3):
             self._handle = os.open(self._lockfile, os.O_CREAT | os.O_RDWR, 0o644)
             if not _seized(self._handle):
-                owner = os.read(self._handle, 20).decode("ascii", "replace").strip() or "another"
+                busy = _busy(self.folder, self._handle)
                 os.close(self._handle)
-                raise Error(
-                    f"{str(self.folder)!r} is in use by process {owner}; wait for it or choose "
-                    "another output"
-                )
+                raise busy
             if _same_file(self._handle, self._lockfile):
                 with suppress(OSError):  # the number is for people; the lock holds without it
                     os.ftruncate(self._handle, 0)
@@ -279,6 +276,30 @@ def running(
         yield run
     finally:
         run.unlock()
+
+
+def check_free(out: Path | str) -> None:
+    """Refuse an output whose run another process holds, before work that would be for nothing.
+
+    Raises:
+        Error: it is in use.
+    """
+    try:
+        handle = os.open(_folder(out) / "lock", os.O_RDWR)
+    except OSError:  # nobody has begun
+        return
+    try:
+        if not _seized(handle):
+            raise _busy(_folder(out), handle)
+    finally:
+        os.close(handle)
+
+
+def _busy(folder: Path, handle: int) -> Error:
+    owner = os.read(handle, 20).decode("ascii", "replace").strip() or "another"
+    return Error(
+        f"{str(folder)!r} is in use by process {owner}; wait for it or choose another output"
+    )
 
 
 def _seized(handle: int) -> bool:

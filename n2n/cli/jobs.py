@@ -72,6 +72,9 @@ def check(out: Path, options: Any, sources: Any = ()) -> None:
 
     `--resume` may replace an output only where there is a run to go on with.
     """
+    from n2n import checkpoints
+
+    checkpoints.check_free(out)
     resumed = options.resume and holds_run(out)
     outputs.check(out, overwrite=options.overwrite or resumed, sources=sources)
     outputs.check_folder(out, options.out)
