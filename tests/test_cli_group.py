@@ -248,12 +248,12 @@ def test_a_raw_burst_stays_linear_unless_8_bits_or_asked(tmp_path, name, options
     icc = colour.linear_profile(np.eye(3), "x, linear")
     meta = {"linear": tuple(map(tuple, np.eye(3))), "icc": icc}
     picture = Picture(np.zeros((8, 9, 3), np.uint16), meta)
-    fused = Fused(np.full((8, 9, 3), 0.2, np.float32), None, None, None, 2.0)
+    light = np.full((8, 9, 3), 0.2, np.float32)
     job = burst._Job([], None, tmp_path / name, "uint16")
     given = parser.make().parse_args(["burst", "x", *options])
     dtype = {".jpg": "uint8", ".tif": "float32"}.get(job.out.suffix, "uint16")
     dtype = "uint8" if given.bits == 8 else dtype
-    burst._write(job._replace(dtype=dtype), fused, picture, given)
+    burst.write(job._replace(dtype=dtype), light, picture, given)
     back = images.read(job.out)
     # 0.2 of light is 0.485 on a display.
     assert images.to_float(back.array).mean() == pytest.approx(0.2 if linear else 0.4845, abs=0.003)

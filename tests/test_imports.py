@@ -20,7 +20,7 @@ FLOORS = [
     {"types"},
     {"corruptions", "losses", "metrics", "networks", "devices", "images", "registration"}
     | {"profile"},
-    {"tasks", "predict", "checkpoints", "bursts", "simulate"},
+    {"tasks", "predict", "checkpoints", "bursts", "simulate", "psf"},
     {"training"},
     {"denoiser", "evaluation", "report"},
     {"cli"},

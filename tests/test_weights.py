@@ -11,7 +11,7 @@ import n2n
 from n2n import corruptions
 from n2n.denoiser.model import WEIGHTS, load_model
 
-NAMES = ("photo",)
+NAMES = ("gaussian", "photo")
 CARD = ("batch", "crop", "data", "device", "learning_rate", "licence", "limits", "loss", "n2n",
         "name", "noise", "precision", "psnr", "purpose", "sample_noise", "seed", "steps",
         "task")  # fmt: skip

@@ -6,6 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from n2n.cli import burst as burst_command
 from n2n.cli import jobs, outputs
 from n2n.cli.screen import Screen, shown
@@ -39,6 +41,8 @@ def _frames(screen: Screen, options: Any) -> int:
     paths = images.frames_in(options.paths)
     outputs.check_json(options.json, overwrite=options.overwrite, sources=paths)
     jobs.start()
+    if len(paths) == 1 and len(pages := images.read_pages(paths[0])) == 1:
+        return _single(screen, images.to_float(pages[0].array, options.data_range), options)
     burst = burst_command.registered(screen, paths, None, options)
     count, height, width, channels = burst.frames.shape
     low, high = burst.scale
@@ -46,10 +50,35 @@ def _frames(screen: Screen, options: Any) -> int:
     screen.result(f"{count} frames of {width} x {height}, {channels} channels")
     screen.result(f"values from {low:.4g} to {high:.4g}, where 1 is white")
     _show_noise(screen, burst)
+    mean = burst.mean()
+    noise = burst.profile and float(np.sqrt(burst.profile.variance(mean).mean() / count))
+    blur = _blur(screen, mean, noise)
     if not burst.checks:
         screen.result("nothing is wrong with them")
-    outputs.write_json(options.json, _facts(burst))
+    outputs.write_json(options.json, _facts(burst) | {"blur": blur})
     return 0
+
+
+def _single(screen: Screen, image: np.ndarray, options: Any) -> int:
+    """Show what one picture tells: noise is measured between several."""
+    height, width, channels = image.shape
+    screen.result(f"one picture of {width} x {height}, {channels} channels")
+    screen.result(f"values from {image.min():.4g} to {image.max():.4g}, where 1 is white")
+    facts = {"size": list(image.shape), "blur": _blur(screen, image, None)}
+    screen.result("give two frames or more to see their noise and how they fit together")
+    outputs.write_json(options.json, facts)
+    return 0
+
+
+def _blur(screen: Screen, image: np.ndarray, sigma: float | None) -> dict[str, Any]:
+    """Say which point spread function a picture shows, as `n2n unblur --psf` takes it."""
+    from n2n import psf
+
+    found = psf.estimate(image, sigma=sigma)
+    text = "" if found.psf is None else str(found.psf).replace("blur:", "gaussian:")
+    sure = f"confidence {100 * found.confidence:.0f} %"
+    screen.result(f"blur: {f'--psf {text}' if text else 'none that shows'} ({sure})")
+    return {"kind": found.kind, "psf": text or None, "confidence": found.confidence}
 
 
 def _show_noise(screen: Screen, burst: Burst) -> None:
@@ -100,6 +129,16 @@ def _facts(burst: Burst) -> dict[str, Any]:
     }
 
 
+def _told(config: dict[str, Any]) -> str:
+    """Return a configuration in words; of a filter only its size."""
+    words = []
+    for key, value in config.items():
+        if key == "filter":
+            value = f"of {len(value)}x{len(value)}"
+        words.append(f"{key} ({_told(value)})" if isinstance(value, dict) else f"{key} {value}")
+    return ", ".join(words)
+
+
 def _model(screen: Screen, options: Any) -> int:
     import jax
 
@@ -111,7 +150,7 @@ def _model(screen: Screen, options: Any) -> int:
     network = model.network
     reads, writes = network.channels
     facts = {
-        "network": ", ".join(f"{key} {value}" for key, value in network.config.items()),
+        "network": _told(network.config),
         "parameters": f"{sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(model.params)):,}",
         "channels": f"{reads} in, {writes} out",
         "halo": "never tiled" if network.halo is None else f"{network.halo} px",
