@@ -19,8 +19,13 @@ from experiments import runs
 from n2n.corruptions import Bernoulli
 
 PROBLEM = runs.Problem(input=Bernoulli((0.0, 0.95)), test=Bernoulli(0.5))
-RECIPES = {"cpu": dataclasses.replace(runs.CPU, steps=3000), "paper": runs.PAPER}
-"""After 1,500 steps noisy targets were 0.5 dB behind: half of a target's pixels teach nothing."""
+RECIPES = {
+    "cpu": dataclasses.replace(runs.CPU, steps=3000, learning_rate=5e-4),
+    "paper": runs.PAPER,
+}
+"""After 1,500 steps noisy targets were 0.5 dB behind: half of a target's pixels teach nothing. At a
+rate of 1e-3 every third training went astray for a while, whatever its targets, and ended 1 dB
+below the others."""
 
 
 def main() -> None:

@@ -1,10 +1,11 @@
-"""Turn the recorded lines into the README's table of the paper's figures.
+"""Turn the recorded lines into the README's tables: the paper's figures, and restoration.
 
-    python -m experiments.table                    (prints it)
-    python -m experiments.table --readme README.md (puts it between the marks `results`)
+    python -m experiments.table                    (prints them)
+    python -m experiments.table --readme README.md (puts them between `results`, `restoration`)
 
-A row shows the runs of the paper's length where there are any, else those of `--preset cpu`, and
-says so; what has not been run says that. Means over seeds; the gap is over seeds that have both.
+A row of the first shows the runs of the paper's length where there are any, else those of
+`--preset cpu`, and says so; what has not been run says that. Means over seeds; the gap is over
+seeds that have both.
 """
 
 from __future__ import annotations
@@ -95,6 +96,49 @@ ROWS = (
     Row("MRI, T2, never trained on", "mri", "t2", NONE, floor=ZERO_FILLED),
 )
 
+RESTORED_HEADS = ("dB on Kodak", "as given", "without learning", "degraded targets",
+                  "noisy targets", "clean targets", "steps", "minutes", "device")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Restored:
+    """Say which lines make a row of the table of restoration."""
+
+    name: str
+    experiment: str
+    figure: str
+    prefix: str = NONE
+    """What the names of the rows begin with."""
+    degraded: str = NONE
+    """The row whose targets are as degraded as its input."""
+
+
+RESTORED = (
+    *(
+        Restored(f"{name} ({size}): {what}", "unblur", figure, f"{prefix}-", "operator")
+        for name, size, prefix in (
+            ("Gaussian blur", "1.6 px", "gaussian"),
+            ("motion", "15 px, 30°", "motion"),
+            ("defocus", "4 px", "defocus"),
+        )
+        for what, figure in (("picture", "kodak24"), ("error in the visible band", "band"))
+    ),
+    *(
+        Restored(f"the same network for all: {prefix}", "unblur", prefix)
+        for prefix in ("gaussian", "motion", "defocus")
+    ),
+    *(
+        Restored(f"JPEG, {at}", "jpeg", at, degraded="compressed")
+        for at in (f"quality {q}, sigma {s}" for q in (10, 20, 40, 60) for s in (0, 10))
+    ),
+    Restored("colour of grey pictures at sigma 10", "colour", "kodak24"),
+    Restored("share of the true colours' strength", "colour", "chroma"),
+)
+SHARP = {"unblur": "sharp", "jpeg": "noisy", "colour": "noisy"}
+"""Rows whose targets are noisy and nothing else."""
+CLASSICAL = {"wiener": "Wiener", "unsupervised": "unsupervised Wiener", "lucy": "Richardson-Lucy",
+             "unsharp": "unsharp mask"}  # fmt: skip
+
 
 def cells(row: Row, lines: Sequence[Line]) -> list[str]:
     """Return a row's cells from its experiment's lines."""
@@ -140,19 +184,51 @@ def mean(values: Sequence[float], form: str = ".2f") -> str:
 
 def table() -> str:
     """Write the table as Markdown."""
-    rows = [cells(row, runs.lines(row.experiment)) for row in ROWS]
-    ruled = [HEADS, ["---"] * len(HEADS), *rows]
-    return "\n".join("| " + " | ".join(each) + " |" for each in ruled)
+    return ruled(HEADS, [cells(row, runs.lines(row.experiment)) for row in ROWS])
+
+
+def restored_cells(row: Restored, lines: Sequence[Line]) -> list[str]:
+    """Return a row's cells from its experiment's lines; figures of one seed."""
+    known = {line["row"]: line for line in lines if row.figure in line}
+    sharp = "blind" if row.experiment == "unblur" and not row.prefix else SHARP[row.experiment]
+    names = ("input", row.degraded, sharp, "clean")
+    given, degraded, noisy, clean = (known.get(row.prefix + name) for name in names)
+    if noisy is None:
+        return [row.name, "not run", *[NONE] * (len(RESTORED_HEADS) - 2)]
+    others = [(known[row.prefix + name][row.figure], said) for name, said in CLASSICAL.items()
+              if row.prefix + name in known]  # fmt: skip
+    others.sort(reverse=row.figure != "band")
+    return [
+        row.name,
+        mean([given[row.figure]]) if given else NONE,
+        ", ".join(f"{said} {figure:.2f}" for figure, said in others),
+        *(mean([line[row.figure]] if line else []) for line in (degraded, noisy, clean)),
+        length(noisy, 1),
+        mean([noisy["seconds"] / 60], ".0f"),
+        noisy["device"],
+    ]
+
+
+def restoration() -> str:
+    """Write the table of restoration as Markdown."""
+    return ruled(RESTORED_HEADS, [restored_cells(r, runs.lines(r.experiment)) for r in RESTORED])
+
+
+def ruled(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Write rows as a table in Markdown."""
+    every = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(each) + " |" for each in every)
 
 
 def main() -> None:
-    """Print the table, or put it into a file."""
+    """Print the tables, or put them into a file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--readme", type=Path, help="put the table into this file, too")
+    parser.add_argument("--readme", type=Path, help="put the tables into this file, too")
     options = parser.parse_args()
-    print(table())
-    if options.readme:
-        benchmark.put(table(), options.readme, "results")
+    for name, text in ("results", table()), ("restoration", restoration()):
+        print(text, end="\n\n")
+        if options.readme:
+            benchmark.put(text, options.readme, name)
 
 
 if __name__ == "__main__":

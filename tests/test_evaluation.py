@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import sys
 
@@ -14,7 +15,7 @@ from skimage.metrics import structural_similarity
 
 import n2n
 from n2n import evaluation
-from n2n.corruptions import Bernoulli, Brown, Chain, Gaussian, Impulse, Poisson
+from n2n.corruptions import Bernoulli, Brown, Chain, Gaussian, Impulse, Poisson, parse
 from n2n.types import Error
 
 pytestmark = pytest.mark.usefixtures("hasty")
@@ -95,6 +96,29 @@ def test_every_method_sees_the_same_draws() -> None:
     moved = Half()
     n2n.evaluate(moved, pictures, corruption=Gaussian(SIGMA), seed=8)
     assert not np.array_equal(moved.seen[0], first.seen[0])
+
+
+@pytest.mark.parametrize("words", ["motion:15,30+gaussian:2", "jpeg:20", "grey+gaussian:10"])
+def test_restoration_is_asked_for_in_the_same_words(words: str) -> None:
+    """The first by its own row of pixels, the others by what they leave of an edge or a colour."""
+    clean = np.zeros((48, 64, 3), np.uint8)
+    clean[:, 32:], clean[20:28, 10:20, 0] = 200, 255
+    model = Half()
+    (row,) = n2n.evaluate(model, [clean], corruption=parse(words))
+    seen, truth = model.seen[0], clean / np.float32(255)
+    assert 10 < row["input_psnr"] < 40
+    if words.startswith("motion"):  # an edge of height 0.78 over 15 cos 30 = 13 px
+        slope = np.diff(seen[:, 24:40].mean((0, 2)))
+        np.testing.assert_allclose(slope[4:12], 200 / 255 / 13, atol=0.01)
+        # 32,000 differences of neighbours in flat parts, where noise alone is.
+        assert np.diff(seen[:, 48:], axis=0).std() == pytest.approx(2**0.5 * 2 / 255, rel=0.1)
+    elif words.startswith("jpeg"):
+        theirs = io.BytesIO()
+        Image.fromarray(clean).save(theirs, "jpeg", quality=20)
+        wanted = np.asarray(Image.open(theirs)) / 255
+        assert n2n.psnr(seen, truth) == pytest.approx(n2n.psnr(wanted, truth), abs=1.5)
+    else:
+        assert np.ptp(seen.mean((0, 1))) < 6 * 10 / 255 / 3072**0.5  # no colour but the noise's
 
 
 def test_noise_is_not_clipped() -> None:

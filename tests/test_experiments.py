@@ -16,7 +16,20 @@ import pytest
 from PIL import Image
 
 import n2n
-from experiments import brown, budget, curves, gaussian, impulse, montecarlo, mri, runs, table
+from experiments import (
+    brown,
+    budget,
+    colour,
+    curves,
+    gaussian,
+    impulse,
+    jpeg,
+    montecarlo,
+    mri,
+    runs,
+    table,
+    unblur,
+)
 from n2n import evaluation, networks
 from n2n.corruptions import Bernoulli, Clean, Gaussian
 
@@ -306,6 +319,41 @@ def test_the_table_of_invented_lines(tmp_path, results) -> None:
     assert "shortened" not in table.table()
 
 
+def test_the_table_of_restoration(results) -> None:
+    results.mkdir()
+    trained = {"steps": 1500, "batch": 4, "crop": 96, "preset": "cpu", "device": "CPU", "seed": 0}
+    unblur = [
+        {"row": "motion-input", "kodak24": 24.0, "band": -29.0},
+        {"row": "motion-wiener", "kodak24": 26.7, "band": -34.0},
+        {"row": "motion-lucy", "kodak24": 27.1, "band": -34.5},
+        {"row": "motion-operator", "kodak24": 27.7, "band": -35.4, "seconds": 240.0} | trained,
+        {"row": "motion-sharp", "kodak24": 28.4, "band": -34.7, "seconds": 300.0} | trained,
+        {"row": "blind", "motion": 24.5, "seconds": 300.0} | trained,
+    ]
+    (results / "unblur.jsonl").write_text("".join(json.dumps(each) + "\n" for each in unblur))
+    rows = table.restoration().splitlines()
+    assert len({row.count("|") for row in rows}) == 1 and len(rows) == 2 + len(table.RESTORED)
+    told = "1,500 of 4 x 96 px, shortened | 5 | CPU |"
+    assert (
+        "| motion (15 px, 30°): picture | 24.00 | Richardson-Lucy 27.10, Wiener 26.70 | 27.70 "
+        f"| 28.40 |  | {told}" in rows
+    )
+    assert (
+        "| motion (15 px, 30°): error in the visible band | -29.00 "
+        f"| Richardson-Lucy -34.50, Wiener -34.00 | -35.40 | -34.70 |  | {told}" in rows
+    )
+    assert f"| the same network for all: motion |  |  |  | 24.50 |  | {told}" in rows
+    assert sum("not run" in row for row in rows) == len(table.RESTORED) - 3
+
+
+def test_restoration_knows_the_rows_of_its_experiments() -> None:
+    learnt = {"unblur": unblur.LEARNT, "jpeg": tuple(jpeg.TARGETS), "colour": tuple(colour.TARGETS)}
+    assert set(table.CLASSICAL) == set(unblur.CLASSICAL)
+    for row in table.RESTORED:
+        assert {row.degraded, table.SHARP[row.experiment]} <= {*learnt[row.experiment], ""}
+        assert row.prefix.removesuffix("-") in {*unblur.PSFS, ""}
+
+
 def test_the_table_knows_the_rows_of_the_experiments() -> None:
     rows = {name: {row.noisy for row in table.ROWS if row.experiment == name} for name in NAMES}
     assert rows["brown"] == {f"blur{blur:g}" for blur in brown.BLURS}
@@ -332,9 +380,12 @@ def test_curves_over_p_are_gaps_to_clean_targets(results) -> None:
 
 def test_the_table_is_put_between_its_marks(tmp_path, results, monkeypatch) -> None:
     readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- results -->\nold\n<!-- end of results -->\nafter\n")
+    marked = "<!-- {0} -->\nold\n<!-- end of {0} -->\n"
+    readme.write_text(
+        f"before\n{marked.format('results')}between\n{marked.format('restoration')}after\n"
+    )
     monkeypatch.setattr("sys.argv", ["table", "--readme", str(readme)])
     table.main()
     text = readme.read_text()
     assert text.startswith("before\n<!-- results -->\n| task |") and text.endswith("-->\nafter\n")
-    assert "old" not in text
+    assert "-->\nbetween\n<!-- restoration -->\n| dB on Kodak |" in text and "old" not in text
