@@ -7,7 +7,7 @@ scene itself; `compressed`: another shot that was compressed, too, whose mean is
 for the compressed picture itself. Expected of noisy targets: 1 dB at quality 10 and 20 without
 noise, and what clean targets reach within 0.2 dB.
 
-    python -m experiments.jpeg DATA --preset cpu     (15 minutes on two cores)
+    python -m experiments.jpeg DATA --preset cpu     (30 minutes on two cores)
     python -m experiments.jpeg DATA --preset paper   (50 times as long)
 """
 
@@ -26,8 +26,8 @@ INPUT = Chain((SHOT, JPEG((10.0, 60.0))))
 TARGETS = {"noisy": SHOT, "clean": Clean(), "compressed": INPUT}
 QUALITIES, SIGMAS = (10, 20, 40, 60), (0, 10)
 RECIPES = {
-    "cpu": runs.Recipe(runs.LEAN, steps=1500, batch=4, crop=96),
-    "paper": runs.Recipe(runs.LEAN, steps=75_000, batch=4, crop=96),
+    "cpu": runs.Recipe(runs.LEAN, steps=5000, batch=4, crop=96),
+    "paper": runs.Recipe(runs.LEAN, steps=250_000, batch=4, crop=96),
 }
 
 

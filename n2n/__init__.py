@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from n2n import corruptions as corruptions
+    from n2n import psf as psf
     from n2n import types as types
     from n2n.denoiser import Denoiser as Denoiser
     from n2n.denoiser import align as align
@@ -54,7 +55,7 @@ _HOME = {
     "simulated": "tasks",
     "Error": "types",
 }
-_MODULES = ("corruptions", "types")
+_MODULES = ("corruptions", "psf", "types")
 
 
 def __getattr__(name: str) -> Any:
