@@ -13,7 +13,9 @@ left out.
 
 A seed is a picture. The rows of a burst: the reference frame; the registered mean; BM3D of the mean
 with the mean's own noise told, plain and after its variance was stabilised by the noise profile;
-the weights `photo` on the mean; n2n from scratch, and from `photo`.
+the weights `photo` on the mean; n2n from scratch, and from `photo`, which the still and the crossed
+bursts have alone. Where an object crosses, also the figures inside its path, and both networks on
+the reference frame alone.
 """
 
 from __future__ import annotations
@@ -134,13 +136,24 @@ def ways(
         yield from classical(burst, mean)
     photo = n2n.load("photo")
     yield "photo", photo.fuse(burst).image
-    for way, start in (("scratch", None), ("n2n", photo)):
+    if case.moves == "crossed":
+        yield "photo-alone", alone(photo, burst)
+    starts: dict[str, Any] = {"scratch": None, "n2n": photo}
+    for way in starts if case.moves == "held" else ["n2n"]:
         experiment.pause()
-        recipe = runs.Recipe("default", steps=STEPS)
         out = experiment.file(f"{case.name}-{way}", seed, ".safetensors")
         model = n2n.load(out) if out.exists() else n2n.fit(
-            burst, init=start, steps=recipe.steps, out=out, resume=True)  # fmt: skip
+            burst, init=starts[way], steps=STEPS, out=out, resume=True)  # fmt: skip
         yield way, model.fuse(burst).image
+        if case.moves == "crossed":
+            yield f"{way}-alone", alone(model, burst)
+
+
+def alone(model: n2n.Denoiser, burst: Any) -> np.ndarray:
+    """Return what a model makes of the reference frame, told its noise."""
+    frame = burst.frames[burst.reference]
+    sigma = np.sqrt(np.square(burst.profile.sigma(frame)).mean(-1, keepdims=True))
+    return model.predict(frame, noise_map=sigma if model.network.channels[0] > 3 else None)
 
 
 def classical(burst: Any, mean: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
