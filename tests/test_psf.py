@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import time
 from pathlib import Path
 
@@ -173,6 +174,27 @@ def test_the_window_fills_the_zeros_as_reckoned() -> None:
     # Over the rows' frequencies that the bilinear kernel leaves alone.
     found, expected = (each[2:12, 2:30].mean(0) for each in (power, psf._leaked(h * h)))
     np.testing.assert_allclose(found, expected, rtol=0.25, atol=2e-3)
+
+
+@pytest.mark.parametrize("truth", [None, Blur(1.8), Motion(15, 30), Defocus(4)], ids=str)
+def test_inspect_says_what_unblur_is_to_be_told(truth: PSF | None, tmp_path, capsys) -> None:
+    from n2n import cli
+    from n2n.denoiser import as_psf
+
+    path = tmp_path / "seen.png"
+    seen = taken(truth, scene())
+    n2n.write(path, np.round(np.clip(seen, 0, 1) * 65535).astype(np.uint16))
+    assert cli.main(["inspect", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "one picture of 320 x 256, 3 channels" in said
+    assert cli.main(["inspect", str(path), "--json", "-"]) == 0
+    told = json.loads(capsys.readouterr().out)["blur"]
+    assert told["kind"] == KINDS[type(truth)] and 0.3 < told["confidence"] <= 1
+    if truth is None:
+        assert told["psf"] is None and "blur: none that shows" in said
+    else:
+        assert f"blur: --psf {told['psf']} (confidence" in said
+        assert near(as_psf(told["psf"]), truth)
 
 
 def test_large_pictures_take_no_longer() -> None:
