@@ -26,9 +26,12 @@ INPUT = Chain((SHOT, JPEG((10.0, 60.0))))
 TARGETS = {"noisy": SHOT, "clean": Clean(), "compressed": INPUT}
 QUALITIES, SIGMAS = (10, 20, 40, 60), (0, 10)
 RECIPES = {
-    "cpu": runs.Recipe(runs.LEAN, steps=5000, batch=4, crop=96),
-    "paper": runs.Recipe(runs.LEAN, steps=250_000, batch=4, crop=96),
+    "cpu": runs.Recipe("default", steps=5000, batch=4, crop=96, learning_rate=5e-4),
+    "paper": runs.Recipe("default", steps=250_000, batch=4, crop=96, learning_rate=5e-4),
 }
+START = "photo"
+"""Weights to start from, which noisy pictures alone have taught; from none, noisy targets gained
+0.86 dB at quality 10 and 1.04 dB at 20 in as many steps."""
 
 
 def main() -> None:
@@ -42,7 +45,7 @@ def main() -> None:
             experiment.record(row, 0, None, **figures(experiment, np.asarray))
             continue
         task = n2n.simulated(experiment.files(data), input=INPUT, target=TARGETS[row])
-        model = experiment.train(row, task, recipe)
+        model = experiment.train(row, task, recipe, init=START)
         experiment.record(row, 0, recipe, data=data, **figures(experiment, model))
 
 
