@@ -4,8 +4,9 @@ Input: the luma of the scene, with noise of sigma 10 (of 255); target: another n
 colour. A squared error asks for the mean of all colours that such a place may have, and that is
 what comes out: skies, skin and leaves get a pale colour of their own, things that may have any get
 none. This is no fault of noisy targets: clean ones give the same. Figures on Kodak: dB of the whole
-picture and of `luma` alone, and `chroma`, the share of the true colours' root mean square that is
-shown; `input` for the noisy grey picture itself.
+picture and of `luma` alone, and `chroma`, how strongly the true colours are shown, as a share of
+their own strength (the slope of shown over true ones, to which noise adds nothing); `input` for
+the noisy grey picture itself.
 
     python -m experiments.colour DATA --preset cpu     (12 minutes on two cores)
     python -m experiments.colour DATA --preset paper   (50 times as long)
@@ -56,7 +57,8 @@ def figures(experiment: runs.Experiment, run: Callable) -> dict[str, float]:
         made = np.clip(run(evaluation.corrupted(clean, INPUT, index=index)), 0, 1)
         whole.append(n2n.psnr(made, clean))
         luma.append(n2n.psnr(made @ LUMA, clean @ LUMA))
-        chroma.append(float(np.std(colours(made)) / np.std(colours(clean))))
+        true = colours(clean)
+        chroma.append(float((colours(made) * true).sum() / np.square(true).sum()))
     mean = (statistics.mean(each) for each in (whole, luma, chroma))
     return dict(zip(("kodak24", "luma", "chroma"), (round(one, 3) for one in mean), strict=True))
 

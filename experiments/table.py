@@ -132,7 +132,7 @@ RESTORED = (
         for at in (f"quality {q}, sigma {s}" for q in (10, 20, 40, 60) for s in (0, 10))
     ),
     Restored("colour of grey pictures at sigma 10", "colour", "kodak24"),
-    Restored("share of the true colours' strength", "colour", "chroma"),
+    Restored("the same: how strong the true colours are shown, of 1", "colour", "chroma"),
 )
 SHARP = {"unblur": "sharp", "jpeg": "noisy", "colour": "noisy"}
 """Rows whose targets are noisy and nothing else."""
