@@ -105,7 +105,7 @@ MODELS = {
     "text": Shipped(
         Text((0.0, 0.5)),
         "text written over up to half of a picture",
-        "writing unlike thin coloured letters, such as large logos, stays",
+        "writing in the colours of what it covers stays in part, large logos stay",
         (("kodak24", Text(0.25)),),
         loss="l1",
         recipe=dataclasses.replace(RECIPE, network=runs.LEAN, steps=8_000),

@@ -11,7 +11,7 @@ import n2n
 from n2n import corruptions
 from n2n.denoiser.model import WEIGHTS, load_model
 
-NAMES = ("gaussian", "photo")
+NAMES = ("gaussian", "photo", "text")
 CARD = ("batch", "crop", "data", "device", "learning_rate", "licence", "limits", "loss", "n2n",
         "name", "noise", "precision", "psnr", "purpose", "sample_noise", "seed", "steps",
         "task")  # fmt: skip
@@ -24,7 +24,7 @@ def pictures() -> list[np.ndarray]:
 
 
 def test_these_and_no_others_are_shipped() -> None:
-    assert sorted(path.stem for path in WEIGHTS.glob("*.safetensors")) == ["gaussian", "photo"]
+    assert sorted(path.stem for path in WEIGHTS.glob("*.safetensors")) == sorted(NAMES)
     assert load_model(None).card["name"] == "photo"
 
 
@@ -49,10 +49,21 @@ def test_the_figure_on_the_card_is_reached(name: str, pictures: list[np.ndarray]
     assert all(row["psnr"] > row["input_psnr"] + 3 for row in rows)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["gaussian", "photo"])
 def test_the_colour_of_a_picture_is_kept(name: str, pictures: list[np.ndarray]) -> None:
     noise = corruptions.parse(n2n.load(name).card["sample_noise"])
     for index, picture in enumerate(pictures):
         seen = np.asarray(noise(jax.random.key(index), picture / np.float32(255)).image)
         clean = n2n.denoise(seen, name)
         np.testing.assert_allclose(clean.mean((0, 1)), seen.mean((0, 1)), atol=0.002)
+
+
+def test_the_colour_that_writing_has_changed_comes_back(pictures: list[np.ndarray]) -> None:
+    writing = corruptions.parse(n2n.load("text").card["sample_noise"])
+    for index, picture in enumerate(pictures):
+        scene = picture / np.float32(255)
+        seen = np.asarray(writing(jax.random.key(index), scene).image)
+        before, after = (
+            np.abs((each - scene).mean((0, 1))).max() for each in (seen, n2n.denoise(seen, "text"))
+        )
+        assert before > 0.03 and after < before / 5
