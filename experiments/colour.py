@@ -2,11 +2,11 @@
 
 Input: the luma of the scene, with noise of sigma 10 (of 255); target: another noisy shot, in
 colour. A squared error asks for the mean of all colours that such a place may have, and that is
-what comes out: skies, skin and leaves get a pale colour of their own, things that may have any get
-none. This is no fault of noisy targets: clean ones give the same. Figures on Kodak: dB of the whole
-picture and of `luma` alone, and `chroma`, how strongly the true colours are shown, as a share of
-their own strength (the slope of shown over true ones, to which noise adds nothing); `input` for
-the noisy grey picture itself.
+what comes out: skies, fur and leaves get a pale colour of their own, things that may have any get a
+tint, and a smooth bright wall is taken for a sky. This is no fault of noisy targets: clean ones
+give the same. Figures on Kodak: dB of the whole picture and of `luma` alone, and `chroma`, how
+strongly the true colours are shown, as a share of their own strength (the slope of shown over true
+ones, to which noise adds nothing); `input` for the noisy grey picture itself.
 
     python -m experiments.colour DATA --preset cpu     (10 minutes on two cores)
     python -m experiments.colour DATA --preset paper   (50 times as long)

@@ -5,7 +5,7 @@
 Above what is given, below what comes out; none of the networks has seen a sharp, uncompressed,
 unwritten or clean picture of its task, but noisy ones. Needs the models of `experiments.unblur`,
 `jpeg` and `colour` in `--runs`, trained by `--preset cpu`; `text` is in the package. The pictures
-are scikit-image's `astronaut`, `coffee`, `cat` and `rocket`.
+are scikit-image's `astronaut`, `coffee` and `cat`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ COLUMNS = (
     ("astronaut", BLURRED, "unblur-cpu/motion-operator-0.safetensors", (30, 140)),
     ("coffee", JPEG(10.0), "jpeg-cpu/noisy-0.safetensors", (90, 150)),
     ("cat", Text(0.25), "text", (60, 150)),
-    ("rocket", colour.INPUT, "colour-cpu/noisy-0.safetensors", (150, 230)),
+    ("astronaut", colour.INPUT, "colour-cpu/noisy-0.safetensors", (0, 300)),
 )
 """Picture, what is done to it, the model, and the corner of the detail that is shown."""
 SIDE = 160
