@@ -67,7 +67,6 @@ def moved(picture: jax.Array, shift: jax.Array) -> jax.Array:
     """Return H,W,C as it is seen `shift` (dy, dx) of less than a pixel later, by Lanczos4."""
     for axis in (0, 1):
         taps = jnp.arange(-TAPS + 1, TAPS + 1)
-        # The first tap whose place is not to the left of the sample stands at 0 or at 1.
         base = jnp.floor(-shift[axis])
         away = -shift[axis] - base - taps
         weights = jnp.sinc(away) * jnp.sinc(away / TAPS) * (jnp.abs(away) < TAPS)

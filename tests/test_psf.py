@@ -195,6 +195,7 @@ def test_inspect_says_what_unblur_is_to_be_told(truth: PSF | None, tmp_path, cap
     else:
         assert f"blur: --psf {told['psf']} (confidence" in said
         assert near(as_psf(told["psf"]), truth)
+        assert all(len(number.partition(".")[2]) <= 2 for number in told["psf"].split(","))
 
 
 def test_large_pictures_take_no_longer() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -75,10 +76,16 @@ def _blur(screen: Screen, image: np.ndarray, sigma: float | None) -> dict[str, A
     from n2n import psf
 
     found = psf.estimate(image, sigma=sigma)
-    text = "" if found.psf is None else str(found.psf).replace("blur:", "gaussian:")
+    text = "" if found.psf is None else _psf_text(found.psf)
     sure = f"confidence {100 * found.confidence:.0f} %"
     screen.result(f"blur: {f'--psf {text}' if text else 'none that shows'} ({sure})")
     return {"kind": found.kind, "psf": text or None, "confidence": found.confidence}
+
+
+def _psf_text(psf: Any) -> str:
+    """Return a point spread function as `--psf` takes it, to hundredths of pixels and degrees."""
+    rounded = {name: round(value, 2) for name, value in dataclasses.asdict(psf).items()}
+    return str(dataclasses.replace(psf, **rounded)).replace("blur:", "gaussian:")
 
 
 def _show_noise(screen: Screen, burst: Burst) -> None:
