@@ -31,6 +31,7 @@ below the others."""
 def main() -> None:
     """Train with noisy and with clean targets, seed by seed, and score both."""
     experiment = runs.start(__doc__, "bernoulli")
+    runs.given(experiment, PROBLEM)
     runs.compare(experiment, PROBLEM, RECIPES[experiment.preset])
 
 

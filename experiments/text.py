@@ -22,6 +22,7 @@ RECIPES = {"cpu": runs.CPU, "paper": runs.PAPER}
 def main() -> None:
     """Train with noisy and clean targets by L1, and once with noisy ones by L2."""
     experiment = runs.start(__doc__, "text")
+    runs.given(experiment, PROBLEM)
     recipe = RECIPES[experiment.preset]
     runs.compare(experiment, PROBLEM, recipe, loss="l1")
     runs.learn(experiment, PROBLEM, "l2", recipe, loss="l2")

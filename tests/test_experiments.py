@@ -240,6 +240,19 @@ def test_the_gaussian_experiment_end_to_end(tmp_path, pictures, results, monkeyp
     assert runs.lines("gaussian") == first
 
 
+def test_the_input_is_scored_as_it_is_once(tmp_path, pictures, results, monkeypatch) -> None:
+    one = experiment(tmp_path)
+    problem = runs.Problem(Gaussian(0.1), Bernoulli(0.5), ("kodak24", "bsd300_test"))
+    runs.given(one, problem)
+    line = runs.lines("trial")[0]
+    rows = n2n.evaluate(np.asarray, pictures / "kodak24", corruption=Bernoulli(0.5))
+    expected = np.mean([row["input_psnr"] for row in rows])
+    assert line["row"] == "input" and line["kodak24"] == pytest.approx(expected, abs=1e-3)
+    assert 0 < line["bsd300_test"] < 20
+    monkeypatch.setattr(runs, "score", None)
+    runs.given(one, problem)
+
+
 def test_classical_methods_see_the_same_draws_once(
     tmp_path, pictures, results, monkeypatch
 ) -> None:
