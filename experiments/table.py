@@ -1,7 +1,7 @@
-"""Turn the recorded lines into the README's tables: the paper's figures, and restoration.
+"""Turn the recorded lines into the README's tables: the paper's figures, restoration, bursts.
 
     python -m experiments.table                    (prints them)
-    python -m experiments.table --readme README.md (puts them between `results`, `restoration`)
+    python -m experiments.table --readme README.md (puts them where they belong)
 
 A row of the first shows the runs of the paper's length where there are any, else those of
 `--preset cpu`, and says so; what has not been run says that. Means over seeds; the gap is over
@@ -144,6 +144,13 @@ SHARP = {"unblur": "sharp", "jpeg": "noisy", "colour": "noisy"}
 CLASSICAL = {"wiener": "Wiener", "unsupervised": "unsupervised Wiener", "lucy": "Richardson-Lucy",
              "unsharp": "unsharp mask"}  # fmt: skip
 
+WAYS = {"frame": "one frame", "mean": "mean", "bm3d": "BM3D of the mean",
+        "bm3d-even": "BM3D, noise evened out", "photo": "`photo`", "scratch": "n2n from scratch",
+        "n2n": "n2n"}  # fmt: skip
+"""What `experiments.bursts` makes of a burst, and the heads of their columns."""
+FILES = {"raw": "16 bits", "developed": "mosaic, JPEG"}
+MOVES = {"held": "hand-held", "still": "on a tripod", "crossed": "an object crossing"}
+
 
 def cells(row: Row, lines: Sequence[Line]) -> list[str]:
     """Return a row's cells from its experiment's lines."""
@@ -219,6 +226,31 @@ def restoration() -> str:
     return ruled(RESTORED_HEADS, [restored_cells(r, runs.lines(r.experiment)) for r in RESTORED])
 
 
+def bursts() -> str:
+    """Write the table of the simulated bursts as Markdown, means over pictures."""
+    found: dict[str, list[Line]] = {}
+    for line in runs.lines("bursts"):
+        found.setdefault(line["row"], []).append(line)
+    table = []
+    for row in sorted(found, key=lambda row: (list(MOVES).index(row.split("-")[2]), row)):
+        files, gain, moves = row.split("-")
+        name = f"{MOVES[moves]}, {FILES[files]}, gain {gain}"
+        table.append([name, *shots(found[row]), str(len(found[row]))])
+        if moves == "crossed":
+            table.append(["inside its path", *shots(found[row], "-path"), NONE])
+            table.append(["the same, of one frame alone", *shots(found[row], "-alone-path"), NONE])
+    return ruled(("dB", *WAYS.values(), "pictures"), table)
+
+
+def shots(lines: Sequence[Line], suffix: str = NONE) -> list[str]:
+    """Return the cells of a burst: against the expected frame, and in brackets the scene."""
+    every = [[line[way + suffix] for line in lines if way + suffix in line] for way in WAYS]
+    if suffix:
+        return [mean(figures) for figures in every]
+    pairs = [[mean(side) for side in zip(*figures, strict=True)] for figures in every]
+    return ["{} ({})".format(*pair) if pair else NONE for pair in pairs]
+
+
 def ruled(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Write rows as a table in Markdown."""
     every = [heads, ["---"] * len(heads), *rows]
@@ -230,7 +262,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--readme", type=Path, help="put the tables into this file, too")
     options = parser.parse_args()
-    for name, text in ("results", table()), ("restoration", restoration()):
+    tables = {"results": table(), "restoration": restoration()}
+    if runs.lines("bursts"):
+        tables["bursts"] = bursts()
+    for name, text in tables.items():
         print(text, end="\n\n")
         if options.readme:
             benchmark.put(text, options.readme, name)

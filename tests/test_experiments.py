@@ -19,6 +19,7 @@ import n2n
 from experiments import (
     brown,
     budget,
+    bursts,
     colour,
     curves,
     gaussian,
@@ -357,6 +358,28 @@ def test_the_table_of_restoration(results) -> None:
     )
     assert f"| the same network for all: motion |  |  |  | 24.50 |  | {told}" in rows
     assert sum("not run" in row for row in rows) == len(table.RESTORED) - 3
+
+
+def test_the_table_of_bursts(results) -> None:
+    results.mkdir()
+    lines = [
+        {"row": "raw-0.01-crossed", "mean": [30.0, 29.0], "mean-path": 20.0, "n2n": [35.0, 34.0],
+         "n2n-path": 33.0, "n2n-alone-path": 32.0},
+        {"row": "developed-0.04-held", "mean": [30.0, 29.0], "bm3d": [31.0, 28.0]},
+        {"row": "developed-0.04-held", "mean": [31.0, 30.0], "bm3d": [31.5, 28.5]},
+    ]  # fmt: skip
+    (results / "bursts.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    rows = table.bursts().splitlines()
+    assert len({row.count("|") for row in rows}) == 1 and len(rows) == 6
+    assert rows[2] == (
+        "| hand-held, mosaic, JPEG, gain 0.04 |  | 30.50 (29.50) | 31.25 (28.25) |  |  |  |  | 2 |"
+    )
+    assert rows[3].startswith("| an object crossing, 16 bits, gain 0.01 |  | 30.00 (29.00) |  |")
+    assert rows[4] == "| inside its path |  | 20.00 |  |  |  |  | 33.00 |  |"
+    assert rows[5] == "| the same, of one frame alone |  |  |  |  |  |  | 32.00 |  |"
+    for case in bursts.CASES:
+        files, gain, moves = case.name.split("-")
+        assert files in table.FILES and float(gain) in bursts.GAINS and moves in table.MOVES
 
 
 def test_restoration_knows_the_rows_of_its_experiments() -> None:
