@@ -42,11 +42,12 @@ def l0(prediction: Array, target: Array, progress: Array | float) -> Array:
 def hdr(prediction: Array, target: Array, progress: Array | float = 0.0) -> Array:
     """Return (f - y)^2 / (f + 0.01)^2, the denominator held constant in the gradient (section 3.5).
 
-    For linear light without an upper limit. Error for unequal shapes.
+    For linear light without an upper limit. The denominator takes |f|: light is never below 0, but
+    predictions are, and at -0.01 there would be a pole. Error for unequal shapes.
     """
     del progress
     difference = _difference(prediction, target)
-    return jnp.square(difference / (jax.lax.stop_gradient(prediction) + 0.01))
+    return jnp.square(difference / (jnp.abs(jax.lax.stop_gradient(prediction)) + 0.01))
 
 
 _LOSSES: dict[str, Loss] = {"l2": l2, "l1": l1, "l0": l0, "hdr": hdr}

@@ -53,6 +53,7 @@ def test_l_hdr_is_the_librarys() -> None:
     np.testing.assert_allclose(mc.relative(f, y, 0.0), losses.hdr(f, y), rtol=1e-6)
     slope = jax.grad(lambda f: mc.relative(f, y, jnp.float32(0)).sum())(f)
     np.testing.assert_allclose(slope, 2 * (f - y) / (f + 0.01) ** 2, rtol=1e-5)
+    np.testing.assert_allclose(mc.relative(-f, y, 0.0), losses.hdr(-f, y), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", mc.WAYS)

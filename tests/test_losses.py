@@ -24,8 +24,8 @@ def gradient(loss: losses.Loss, prediction: jax.Array, target: jax.Array, progre
 def test_values_by_hand() -> None:
     np.testing.assert_allclose(losses.l2(PREDICTION, TARGET, 0.5), [0.0625, 0, 4, 1])
     np.testing.assert_allclose(losses.l1(PREDICTION, TARGET, 0.5), [0.25, 0, 2, 1])
-    # (f-y)^2 / (f+0.01)^2
-    expected = [0.0625 / 0.51**2, 0, 4 / 1.01**2, 1 / 0.49**2]
+    # (f-y)^2 / (|f|+0.01)^2
+    expected = [0.0625 / 0.51**2, 0, 4 / 1.01**2, 1 / 0.51**2]
     np.testing.assert_allclose(losses.hdr(PREDICTION, TARGET, 0.5), expected, rtol=1e-6)
     # Half way gamma is 1: |f-y| + 1e-8.
     np.testing.assert_allclose(losses.l0(PREDICTION, TARGET, 0.5), [0.25, 1e-8, 2, 1], rtol=1e-6)
@@ -71,8 +71,14 @@ def test_l0_seeks_the_mode_and_l1_the_median_and_l2_the_mean() -> None:
 
 def test_hdr_holds_its_denominator_constant() -> None:
     slope = gradient(losses.hdr, PREDICTION, TARGET, 0.0)
-    expected = 2 * (PREDICTION - TARGET) / (PREDICTION + 0.01) ** 2
+    expected = 2 * (PREDICTION - TARGET) / (jnp.abs(PREDICTION) + 0.01) ** 2
     np.testing.assert_allclose(slope, expected, rtol=1e-5)
+
+
+def test_hdr_has_no_pole_below_black() -> None:
+    below = jnp.array([-0.011, -0.01, -0.0099])
+    slope = gradient(losses.hdr, below, jnp.zeros(3), 0.0)
+    np.testing.assert_allclose(slope, 2 * below / 0.02**2, rtol=0.1)
 
 
 def test_losses_are_found_by_name() -> None:
