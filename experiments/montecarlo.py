@@ -152,6 +152,7 @@ def main() -> None:
             experiment.record(row, seed, recipe, data=["mc_scenes"], **figures)
     if not experiment.recorded("online"):
         flown = fly(studio, recipe)
+        experiment.record("online-input", 0, None, last=flown["input"][-1])
         steps = dataclasses.replace(recipe, steps=UPDATES * pictures.frames, batch=ONLINE_BATCH)
         experiment.record("online", 0, steps, data=["mc_scenes"], last=flown["psnr"][-1],
                           **flown)  # fmt: skip
