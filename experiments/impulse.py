@@ -8,7 +8,7 @@ picture: input 8.89 dB, L2 13.02, L1 16.36, L0 28.43, clean targets 28.86; here 
 Kodak pictures. Fig. 5: a network for each of several probabilities, tested at its own; L1 falls
 behind clean targets beyond 50 %, L0 hardly.
 
-    python -m experiments.impulse DATA --preset cpu     (30 minutes on two cores)
+    python -m experiments.impulse DATA --preset cpu     (estimated: 30 minutes on two cores)
     python -m experiments.impulse DATA --preset paper   (4 models of 8 hours, 27 of 1.6)
 """
 
@@ -25,7 +25,7 @@ RECIPES = {
     "paper": runs.PAPER,
 }
 """After 1,500 steps at 1e-3 L0 was behind L1 (17.7 and 18.8 dB), and clean targets gave 19.8: grey
-is nearly as good while so little is learnt."""
+is nearly as good while so little is learnt. Whether this recipe mends it has not been measured."""
 LEVELS = {
     "cpu": dataclasses.replace(runs.CPU, steps=400),
     "paper": dataclasses.replace(runs.PAPER, steps=100_000),
