@@ -1,8 +1,8 @@
 """Reproduce Figs. 4 and 5: beyond 50 % random pixels only the annealed L0 finds the picture.
 
 Lehtinen et al. 2018, section 3.4; reference 2.4. Pixels are replaced by random colours with a
-probability uniform in 0 to 0.95 for input and target each; tested at 0.7. The clean value is the
-mode of what a target may show, its mean and beyond one half its median lie towards grey. L0 is
+probability uniform in 0 to 0.95, drawn for each pair; tested at 0.7. The clean value is the mode of
+what a target may show, its mean and beyond one half its median lie towards grey. L0 is
 (|f - y| + 1e-8)^gamma, gamma from 2 down to 0 over the training. Expected of the paper's one
 picture: input 8.89 dB, L2 13.02, L1 16.36, L0 28.43, clean targets 28.86; here the mean of all
 Kodak pictures. Fig. 5: a network for each of several probabilities, tested at its own; L1 falls

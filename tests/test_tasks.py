@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from n2n import devices, images, metrics, tasks
-from n2n.corruptions import Bernoulli, Camera, Clean, Gaussian
+from n2n.corruptions import Bernoulli, Camera, Clean, Gaussian, Impulse
 from n2n.tasks import pool as pools
 from n2n.tasks import subsets
 from n2n.tasks.pictures import box_mean, unit
@@ -217,6 +217,19 @@ def test_both_copies_are_by_the_same_camera() -> None:
     np.testing.assert_array_equal(log_error(batch.input, clean), first)
     other = log_error(batch.target, clean)
     assert abs(np.corrcoef(first, other)[0, 1]) < 5 / math.sqrt(40)
+
+
+def test_both_copies_lose_as_many_pixels_to_impulses() -> None:
+    flat = np.full((64, 64, 3), 0.5, np.float32)
+    batch = examples(cut(tasks.simulated(flat, input=Impulse((0.0, 0.95)))), 100)
+    seen, wanted = ((image != 0.5).any(-1) for image in (batch.input, batch.target))
+    shares = seen.mean((1, 2)), wanted.mean((1, 2))
+    # 1,024 pixels each; a difference of two shares has at most this deviation.
+    assert np.abs(shares[0] - shares[1]).max() < 5 * math.sqrt(2 * 0.25 / 1024)
+    assert np.ptp(shares[0]) > 0.8
+    # Which pixels is drawn anew: lost in both by p^2.
+    both = (seen & wanted).mean((1, 2)) - shares[0] * shares[1]
+    assert abs(both.mean()) < 5 * 0.25 / math.sqrt(100 * 1024)
 
 
 def test_the_mean_around_a_pixel() -> None:

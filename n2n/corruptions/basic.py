@@ -109,8 +109,17 @@ class Impulse(Corruption):
 
     def __call__(self, key: Array, clean: Array) -> Observation:
         """Return the picture, H,W,C; nobody knows which pixels were replaced: all weigh 1."""
+        return self.again(key, key, clean)
+
+    def again(self, settings: Array, key: Array, clean: Array) -> Observation:
+        """Return what `self(settings, clean)` would be with other pixels replaced, as many.
+
+        The paper draws p once for a pair. Drawn anew, a target would show the picture in more than
+        half of its pixels whatever its input shows, and L1 would do where it must turn grey.
+        """
         clean = picture(clean)
-        level, place, colour = jax.random.split(key, 3)
+        level = jax.random.split(settings, 3)[0]
+        _, place, colour = jax.random.split(key, 3)
         replaced = _uniform_mask(place, clean) < draw(level, self.p)
         colours = uniform(colour, clean.shape)
         return Observation(jnp.where(replaced, colours, clean), known(clean))

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from n2n import losses
-from n2n.corruptions import Camera
 from n2n.tasks.blurred import deblurring as deblurring
 from n2n.tasks.blurred import single as single
 from n2n.tasks.pictures import (
@@ -55,7 +54,8 @@ def simulated(
         clean: a folder, or a list of paths or of arrays H,W or H,W,C.
         input: corruption of what the network reads.
         target: corruption of what it is compared with; None: the same law, drawn independently,
-            but for a `corruptions.Camera`, of which only the noise is (`Camera.again`);
+            but for `Camera`, of which only the noise is, and `Impulse`, whose p is the pair's
+            (their `again`);
             `corruptions.Clean()` for comparison with clean targets.
         noise_map: add the noise's standard deviation as a further input channel, for half of the
             examples (zeros for the rest), where the corruption knows it.
@@ -108,7 +108,7 @@ class _Simulated:
         input_key, target_key, map_key = jax.random.split(key, 3)
         picture = unit(view["image"])
         seen = self.input(input_key, picture)
-        if isinstance(self.target, Camera) and self.target == self.input:
+        if self.target == self.input and hasattr(self.target, "again"):
             wanted = self.target.again(input_key, target_key, picture)
         else:
             wanted = self.target(target_key, picture)
