@@ -190,7 +190,8 @@ class Fused:
     image: np.ndarray
     """H,W,C float32 in the frames' units."""
     score: Score | None
-    """Clean-free quality with N-2 of the N frames (one of two); the picture itself is better."""
+    """Clean-free quality of the network applied once to N-2 of the N frames (one of two); the
+    picture itself is better."""
     before: Score | None
     """The same for the plain mean of the same frames."""
     gain: Score | None

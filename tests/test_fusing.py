@@ -75,3 +75,16 @@ def test_the_score_of_a_burst_holds_the_truth(kind: str, count: int) -> None:
 def width(score: fusing.Score) -> float:
     """Return half of a score's interval as an MSE."""
     return 10 ** (-score.low / 10) - 10 ** (-score.db / 10)
+
+
+def test_the_picture_is_the_mean_of_eight_ways() -> None:
+    generator = np.random.default_rng(3)
+    image = generator.random((12, 20, 3)).astype(np.float32)
+    level = generator.random((12, 20, 1)).astype(np.float32)
+    found = fusing.turned(lambda x, noise_map: np.roll(x + noise_map, 1, axis=1), image, level)
+    # What moves to the right in every way of looking moves to all four sides, twice.
+    sides = [np.roll(image + level, by, axis) for axis in (0, 1) for by in (-1, 1)]
+    np.testing.assert_allclose(found, np.mean(sides, 0), rtol=1e-6)
+    assert found.dtype == np.float32
+    blind = fusing.turned(lambda x, noise_map: x if noise_map is None else 0 * x, image, None)
+    np.testing.assert_allclose(blind, image, rtol=1e-6)

@@ -7,6 +7,7 @@ denoised one.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,7 +24,10 @@ MEAN = "mean"
 
 
 def fuse(run: Callable, burst: Burst, seed: int) -> Fused:
-    """Apply `run` to the mean of all frames, and score it on the held-out places of `seed`."""
+    """Apply `run`, turned in all ways, to the mean of all frames; score it on the held-out places.
+
+    The score is that of `run` alone, not turned, which costs an eighth.
+    """
     return _fused(run, burst, _scores(run, burst, seed))
 
 
@@ -41,13 +45,32 @@ def best(runs: Mapping[str, Callable], burst: Burst, seed: int) -> tuple[str, Fu
     return MEAN, _fused(lambda image, _: image, burst, (before, before, Score(0.0, 0.0, 0.0)))
 
 
+def turned(run: Callable, image: np.ndarray, noise_map: np.ndarray | None) -> np.ndarray:
+    """Return the mean of `run` on a picture turned and mirrored in all eight ways, turned back.
+
+    A network that has learnt from crops in all these ways errs differently in each (the enhanced
+    prediction, or self-ensemble, of Timofte, Rothe and Van Gool, CVPR 2016).
+    """
+    total = np.zeros(image.shape, np.float64)
+    for mirror, quarter in itertools.product((False, True), range(4)):
+        seen = [None if each is None else _turn(each, mirror, quarter)
+                for each in (image, noise_map)]  # fmt: skip
+        back = np.rot90(run(*seen), -quarter)
+        total += back.swapaxes(0, 1) if mirror else back
+    return (total / 8).astype(np.float32)
+
+
+def _turn(array: np.ndarray, mirror: bool, quarter: int) -> np.ndarray:
+    return np.ascontiguousarray(np.rot90(array.swapaxes(0, 1) if mirror else array, quarter))
+
+
 def _gain(scores: Scores) -> float:
     return 0.0 if scores[2] is None else scores[2].db
 
 
 def _fused(run: Callable, burst: Burst, scores: Scores) -> Fused:
     before, after, gain = scores
-    image = run(burst.mean(), tasks.noise_map(burst))
+    image = turned(run, burst.mean(), tasks.noise_map(burst))
     equivalent = math.nan if gain is None else len(burst.frames) * 10 ** (gain.db / 10)
     return Fused(image, after, before, gain, equivalent, _table(burst))
 

@@ -234,11 +234,12 @@ class Denoiser:
         tile: int | None = None,
         progress: prediction.Progress | None = None,
     ) -> Fused:
-        """Make one picture of a registered burst: the network applied to the mean of all frames.
+        """Make one picture of a registered burst: the network applied to the mean of all frames,
+        turned and mirrored in eight ways, averaged.
 
-        The score tells the quality of the network on means of N-2 frames against the expected
-        frame, on places that training left out (`seed` must be the training's); of two frames, on
-        single ones. The picture itself, made of all frames, is better.
+        The score tells the quality of the network, applied once, to means of N-2 frames against
+        the expected frame, on places that training left out (`seed` must be the training's); of
+        two frames, to single ones. The picture itself is better.
         """
         return fuse(self._run(tile, progress), burst, seed)
 
