@@ -13,9 +13,9 @@ left out.
 
 A seed is a picture. The rows of a burst: the reference frame; the registered mean; BM3D of the mean
 with the mean's own noise told, plain and after its variance was stabilised by the noise profile;
-the weights `photo` on the mean; n2n from scratch, and from `photo`, which the still and the crossed
-bursts have alone. Where an object crosses, also the figures inside its path, and both networks on
-the reference frame alone.
+the package's weights that score best on the burst (`photo` or `gaussian`), on the mean; n2n from
+scratch, and from these weights, which the still and the crossed bursts have alone. Where an object
+crosses, also the figures inside its path, and both networks on the reference frame alone.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ import n2n
 from experiments import runs
 from n2n import simulate
 from n2n.corruptions import Camera
+from n2n.denoiser import starting
+from n2n.denoiser.fusing import turned
 
 GAINS = (0.01, 0.04)
 READ = 0.005
@@ -134,11 +136,11 @@ def ways(
     yield "mean", mean
     if case.moves == "held":
         yield from classical(burst, mean)
-    photo = n2n.load("photo")
-    yield "photo", photo.fuse(burst).image
+    weights = n2n.load(starting(burst))
+    yield "weights", weights.fuse(burst).image
     if case.moves == "crossed":
-        yield "photo-alone", alone(photo, burst)
-    starts: dict[str, Any] = {"scratch": None, "n2n": photo}
+        yield "weights-alone", alone(weights, burst)
+    starts: dict[str, Any] = {"scratch": None, "n2n": weights}
     for way in starts if case.moves == "held" else ["n2n"]:
         experiment.pause()
         out = experiment.file(f"{case.name}-{way}", seed, ".safetensors")
@@ -150,10 +152,11 @@ def ways(
 
 
 def alone(model: n2n.Denoiser, burst: Any) -> np.ndarray:
-    """Return what a model makes of the reference frame, told its noise."""
+    """Return what a model makes of the reference frame, told its noise, in all eight ways."""
     frame = burst.frames[burst.reference]
     sigma = np.sqrt(np.square(burst.profile.sigma(frame)).mean(-1, keepdims=True))
-    return model.predict(frame, noise_map=sigma if model.network.channels[0] > 3 else None)
+    return turned(lambda image, noise: model.predict(image, noise_map=noise), frame,
+                  sigma if model.reads_noise_map else None)  # fmt: skip
 
 
 def classical(burst: Any, mean: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:

@@ -151,8 +151,8 @@ CLASSICAL = {"wiener": "Wiener", "unsupervised": "unsupervised Wiener", "lucy": 
              "unsharp": "unsharp mask"}  # fmt: skip
 
 WAYS = {"frame": "one frame", "mean": "mean", "bm3d": "BM3D of the mean",
-        "bm3d-even": "BM3D, noise evened out", "photo": "`photo`", "scratch": "n2n from scratch",
-        "n2n": "n2n"}  # fmt: skip
+        "bm3d-even": "BM3D, noise evened out", "weights": "weights alone",
+        "scratch": "n2n from scratch", "n2n": "n2n"}  # fmt: skip
 """What `experiments.bursts` makes of a burst, and the heads of their columns."""
 FILES = {"raw": "16 bits", "developed": "mosaic, JPEG"}
 MOVES = {"held": "hand-held", "still": "on a tripod", "crossed": "an object crossing"}

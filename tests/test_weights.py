@@ -9,6 +9,9 @@ from skimage import data as samples
 
 import n2n
 from n2n import corruptions
+from n2n.corruptions import Camera, Gaussian
+from n2n.corruptions.base import Corruption
+from n2n.denoiser import starting
 from n2n.denoiser.model import WEIGHTS, load_model
 
 NAMES = ("gaussian", "photo", "text")
@@ -67,3 +70,18 @@ def test_the_colour_that_writing_has_changed_comes_back(pictures: list[np.ndarra
             np.abs((each - scene).mean((0, 1))).max() for each in (seen, n2n.denoise(seen, "text"))
         )
         assert before > 0.03 and after < before / 5
+
+
+@pytest.mark.parametrize(
+    "name, noise",
+    [("gaussian", Gaussian(0.06)), ("photo", Camera(0.01, 0.005, 2.0, 1.6, mosaic=1, quality=95))],
+)
+def test_a_burst_starts_from_what_knows_its_noise(name: str, noise: Corruption) -> None:
+    scene = samples.astronaut()[100:340, 100:340] / np.float32(255)
+    keys = jax.random.split(jax.random.key(5), 4)
+    frames = np.stack([np.asarray(noise(key, scene).image) for key in keys])
+    burst = n2n.align(frames, register=False)
+    assert starting(burst) == name
+    assert starting(burst, "text") == "text" and starting(burst, False) is None
+    grey = n2n.align(frames.mean(-1), register=False)
+    assert starting(grey) is None

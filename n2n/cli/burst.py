@@ -58,12 +58,12 @@ def make(screen: Screen, options: Any) -> dict[str, Any]:
         denoiser.load(options.init)  # a mistake shows before the frames are read
     burst = registered(screen, job.paths, job.reference, options)
     _check_reference(job, burst)
-    origin = denoiser.starting(burst, False if options.from_scratch else options.init)
-    start = None if origin is None else options.init or "photo"
+    with screen.waiting("choosing the weights to start from"):
+        start = denoiser.starting(burst, False if options.from_scratch else options.init)
     screen.note(_headline(device, burst, start, options))
     show_frames(screen, burst)
     with jobs.unfinished(job.out):
-        made = _work(screen, burst, origin, job, options)
+        made = _work(screen, burst, start, job, options)
         fused = made.fused
         picture = picture_of(job, burst)
         write(job, fused.image, picture, options)
@@ -182,7 +182,7 @@ def _headline(device: str, burst: Burst, start: str | None, options: Any) -> str
     return f"n2n burst: {device}, {count} frames of {width} x {height}, {begin}, {length}"
 
 
-def _work(screen: Screen, burst: Burst, origin: Any, job: _Job, options: Any) -> _Made:
+def _work(screen: Screen, burst: Burst, start: str | None, job: _Job, options: Any) -> _Made:
     """Train on the burst and make the picture by what was learnt, unless something is better."""
     import n2n
     from n2n import denoiser
@@ -191,7 +191,7 @@ def _work(screen: Screen, burst: Burst, origin: Any, job: _Job, options: Any) ->
     with screen.training() as progress:
         model = n2n.fit(
             burst,
-            init=origin,
+            init=start,
             steps=options.steps,
             minutes=options.minutes,
             seed=options.seed,
@@ -200,7 +200,9 @@ def _work(screen: Screen, burst: Burst, origin: Any, job: _Job, options: Any) ->
             overwrite=True,
             progress=progress or False,
         )
-    models = {"burst": model} if origin is None else {"burst": model, "start": origin}
+    models = {"burst": model}
+    if start is not None:
+        models["start"] = denoiser.load(start)
     with screen.counting("tiles") as progress:
         by, fused = denoiser.fuse_best(models, burst, seed=options.seed, progress=progress)
     return _Made(fused, by, model.card["steps"])

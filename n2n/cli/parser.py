@@ -132,7 +132,8 @@ def _burst(commands: Any) -> None:
     start.add_argument(
         "--init",
         metavar="M",
-        help="weights to start from: a file, or a name of n2n's own (default: photo, for colour)",
+        help="weights to start from: a file, or a name of n2n's own (default, for colour: photo or "
+        "gaussian, whichever does better on these frames)",
     )
     start.add_argument(
         "--from-scratch", action="store_true", help="start from nothing but these frames"

@@ -187,8 +187,8 @@ def denoise_burst(
 
     Args:
         frames: list of paths or arrays, an array N,H,W or N,H,W,C, a folder, or a multi-page TIFF.
-        init: weights to start from: a name, a path or a `Denoiser`; None: `photo`, for colour
-            frames; False: from scratch.
+        init: weights to start from: a name, a path or a `Denoiser`; None: `photo` or `gaussian`,
+            whichever does better on these frames (colour only); False: from scratch.
         align: register the frames; False where they are aligned already.
         reference: index of the frame whose geometry the result has; None: the first.
         steps: updates, 2,500 unless minutes are given.
@@ -211,7 +211,9 @@ def denoise_burst(
     burst = _burst(arrays, names, exposed, reference, data_range, align)
     origin = starting(burst, init)
     model = fit(burst, init=origin, steps=steps, minutes=minutes, seed=seed, progress=progress)
-    models = {"burst": model} if origin is None else {"burst": model, "start": origin}
+    models = {"burst": model}
+    if origin is not None:
+        models["start"] = load_model(origin)
     _, fused = fuse_best(models, burst, seed=seed)
     return fused.image[..., 0] if arrays[0].ndim == 2 else fused.image
 

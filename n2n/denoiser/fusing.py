@@ -21,6 +21,8 @@ Scores = tuple[Score | None, Score | None, Score | None]
 """Of the mean, of the result, and the gain."""
 MEAN = "mean"
 """What `best` calls the plain mean of the frames."""
+SIDE = 1024
+"""Pixels of a burst's middle on which weights to start from are compared."""
 
 
 def fuse(run: Callable, burst: Burst, seed: int) -> Fused:
@@ -37,12 +39,35 @@ def best(runs: Mapping[str, Callable], burst: Burst, seed: int) -> tuple[str, Fu
     The plain mean (`MEAN`) is written where no run is better. Where nothing can be scored the
     first one is taken.
     """
+    name, scores = _best(runs, burst, seed)
+    if _gain(scores) >= 0:
+        return name, _fused(runs[name], burst, scores)
+    before, _, _ = scores
+    return MEAN, _fused(lambda image, _: image, burst, (before, before, Score(0.0, 0.0, 0.0)))
+
+
+def preferred(runs: Mapping[str, Callable], burst: Burst) -> str:
+    """Return the name of the best of several `runs` by the clean-free score, or of the first one.
+
+    Judged in the middle of the picture, up to SIDE px square, which is enough to tell weights
+    apart that have not seen the burst.
+    """
+    height, width = burst.frames.shape[1:3]
+    y, x = (max(0, size - SIDE) // 2 for size in (height, width))
+    middle = (slice(None), slice(y, y + SIDE), slice(x, x + SIDE))
+    part = dataclasses.replace(
+        burst,
+        frames=burst.frames[middle],
+        weights=burst.weights[middle],
+        mask=burst.mask[middle[1:]],
+    )
+    return _best(runs, part, 0)[0]
+
+
+def _best(runs: Mapping[str, Callable], burst: Burst, seed: int) -> tuple[str, Scores]:
     scores = {name: _scores(run, burst, seed) for name, run in runs.items()}
     name = max(scores, key=lambda each: _gain(scores[each]))
-    if _gain(scores[name]) >= 0:
-        return name, _fused(runs[name], burst, scores[name])
-    before, _, _ = scores[name]
-    return MEAN, _fused(lambda image, _: image, burst, (before, before, Score(0.0, 0.0, 0.0)))
+    return name, scores[name]
 
 
 def turned(run: Callable, image: np.ndarray, noise_map: np.ndarray | None) -> np.ndarray:

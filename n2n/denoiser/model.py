@@ -17,10 +17,12 @@ from jax.sharding import Mesh
 
 from n2n import checkpoints, devices, images, networks
 from n2n import predict as prediction
-from n2n.denoiser.fusing import best, fuse
+from n2n.denoiser.fusing import best, fuse, preferred
 from n2n.types import Burst, Error, Fused, Network, PyTree
 
 WEIGHTS = Path(__file__).parent.with_name("weights")
+STARTS = ("photo", "gaussian")
+"""Weights that a burst may start from: for a camera's pictures, and for white noise."""
 
 
 @functools.partial(
@@ -282,17 +284,21 @@ def fuse_best(
     return best({name: model._run(tile, progress) for name, model in models.items()}, burst, seed)
 
 
-def starting(burst: Burst, init: Any = None) -> Denoiser | None:
-    """Return what training on a burst starts from; None: from scratch.
+def starting(burst: Burst, init: Any = None) -> Any:
+    """Return what training on a burst starts from, as `fit` takes it; None: from scratch.
 
-    `init` is a name, a path or a `Denoiser`; None: `photo` for colour, if the package holds it, and
-    nothing for others; False: nothing.
+    `init` is a name, a path or a `Denoiser`; None: of the package's weights for noise (STARTS)
+    the name of those with the best clean-free score on this burst, for colour, and nothing for
+    others; False: nothing.
     """
     if init is not None:
-        return load_model(init) if init is not False else None
-    if burst.frames.shape[-1] != 3 or not (WEIGHTS / "photo.safetensors").exists():
+        return None if init is False else init
+    if burst.frames.shape[-1] != 3:
         return None
-    return _shipped("photo")
+    models = {name: _shipped(name) for name in STARTS if (WEIGHTS / f"{name}.safetensors").exists()}
+    if len(models) < 2:
+        return next(iter(models), None)
+    return preferred({name: model._run(None, None) for name, model in models.items()}, burst)
 
 
 def load(model: Path | str) -> Denoiser:
