@@ -145,15 +145,20 @@ def main() -> None:
     recipe, pictures = RECIPES[experiment.preset], PICTURES[experiment.preset]
     studio = Studio(experiment, pictures)
     training = studio.views("train", pictures.views, pictures.clean)
-    tests = studio.views("test", pictures.tests, pictures.reference)
+    tests, fresh = (studio.views(split, pictures.tests, pictures.reference)
+                    for split in ("test", "judged"))  # fmt: skip
+
+    def scores(method: Callable) -> dict[str, float]:
+        return {"psnr": score(method, tests), "fresh": score(method, fresh)}
+
     if not experiment.recorded("input"):
-        experiment.record("input", 0, None, **score(lambda given: given[..., :3], tests))
+        experiment.record("input", 0, None, **scores(lambda given: given[..., :3]))
     for seed in experiment.seeds or recipe.seeds:
         for row, way in WAYS.items():
             if experiment.recorded(row, seed):
                 continue
             model = experiment.train(row, task(training, way, recipe.crop), recipe, seed=seed)
-            figures = score(functools.partial(denoise, model.network, model.params, way), tests)
+            figures = scores(functools.partial(denoise, model.network, model.params, way))
             experiment.record(row, seed, recipe, data=["mc_scenes"], **figures)
     if not experiment.recorded("online"):
         flown = fly(studio, recipe)
@@ -281,10 +286,10 @@ def shown_psnr(light: Any, reference: Any) -> float:
     return n2n.psnr(tone_map(light), tone_map(reference))
 
 
-def score(method: Callable, tests: list[View]) -> dict[str, float]:
+def score(method: Callable, tests: list[View]) -> float:
     """Return the mean PSNR of a method (render h,w,9 -> light h,w,3) over both renders, dB."""
     found = [shown_psnr(method(render), view.clean) for view in tests for render in view.noisy]
-    return {"psnr": round(float(np.mean(found)), 3)}
+    return round(float(np.mean(found)), 3)
 
 
 # The flight --------------------------------------------------------------------------------------
