@@ -30,8 +30,7 @@ import n2n
 from experiments import runs
 from n2n import simulate
 from n2n.corruptions import Camera
-from n2n.denoiser import starting
-from n2n.denoiser.fusing import turned
+from n2n.denoiser import starting, turned
 
 GAINS = (0.01, 0.04)
 READ = 0.005

@@ -107,7 +107,8 @@ class Task:
     cut: tuple[int, int] | None = None
     """The batch and crop that the pool is cut for already."""
     refresh: Callable[[int], PyTree] | None = None
-    """(number) -> another pool of the same shapes, for data larger than the pool's budget."""
+    """(number) -> another pool of the same shapes, for data larger than the pool's budget; `pool`
+    itself is number 0."""
     scale: tuple[float, float] = (0.0, 1.0)
     """The values that the builder mapped to 0 and 1; goes into the weights."""
     floor: float | None = None

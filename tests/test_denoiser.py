@@ -347,7 +347,8 @@ def test_the_best_by_the_score_is_taken() -> None:
     rough = dataclasses.replace(random_model(1, 1), network=_blurring(0.0, add=0.2))
     name, fused = n2n.denoiser.fuse_best({"rough": rough, "smooth": smooth}, burst)
     assert name == "smooth" and fused.gain.db > 0
-    np.testing.assert_array_equal(fused.image, smooth.predict(burst.mean()))
+    # Turned and mirrored, sums come in another order: up to a unit in the last place of each.
+    np.testing.assert_allclose(fused.image, smooth.predict(burst.mean()), rtol=0, atol=5e-7)
     name, fused = n2n.denoiser.fuse_best({"rough": rough}, burst)
     assert name == "mean" and fused.gain.db == 0 and fused.score == fused.before
     np.testing.assert_array_equal(fused.image, burst.mean())

@@ -49,6 +49,7 @@ def align(
     """
     names = tuple(names or (f"frame {index + 1}" for index in range(len(frames))))
     pictures = checks.usable(frames, names)
+    del frames
     first = _index(reference, len(pictures))
     given = names
     found, notes = _found(pictures, first, register), list[checks.Note]()

@@ -19,6 +19,7 @@ from n2n import bursts, checkpoints, images, losses, networks, tasks, training
 from n2n import devices as hardware
 from n2n import predict as prediction
 from n2n.denoiser.frames import gather
+from n2n.denoiser.fusing import turned as turned
 from n2n.denoiser.model import Denoiser as Denoiser
 from n2n.denoiser.model import fuse_best as fuse_best
 from n2n.denoiser.model import load as load
@@ -306,9 +307,13 @@ def _burst(
     data_range: Any,
     register: bool,
 ) -> Burst:
-    pictures = [_float(*frame, data_range) for frame in zip(arrays, names, strict=True)]
     return bursts.align(
-        pictures, reference=reference, register=register, names=names, exposed=exposed
+        # Held by nothing else, so that they go once they lie in the stack.
+        [_float(*frame, data_range) for frame in zip(arrays, names, strict=True)],
+        reference=reference,
+        register=register,
+        names=names,
+        exposed=exposed,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,10 @@ MEAN = "mean"
 """What `best` calls the plain mean of the frames."""
 SIDE = 1024
 """Pixels of a burst's middle on which weights to start from are compared."""
+LARGE = 4_000_000
+"""Pixels of a picture from which on each pair of frames scores a band of it, not all."""
+CONTEXT = 64
+"""Rows above and below a band that the network sees, too."""
 
 
 def fuse(run: Callable, burst: Burst, seed: int) -> Fused:
@@ -54,14 +58,16 @@ def preferred(runs: Mapping[str, Callable], burst: Burst) -> str:
     """
     height, width = burst.frames.shape[1:3]
     y, x = (max(0, size - SIDE) // 2 for size in (height, width))
-    middle = (slice(None), slice(y, y + SIDE), slice(x, x + SIDE))
-    part = dataclasses.replace(
+    return _best(runs, _part(burst, slice(y, y + SIDE), slice(x, x + SIDE)), 0)[0]
+
+
+def _part(burst: Burst, rows: slice, columns: slice) -> Burst:
+    return dataclasses.replace(
         burst,
-        frames=burst.frames[middle],
-        weights=burst.weights[middle],
-        mask=burst.mask[middle[1:]],
+        frames=burst.frames[:, rows, columns],
+        weights=burst.weights[:, rows, columns],
+        mask=burst.mask[rows, columns],
     )
-    return _best(runs, part, 0)[0]
 
 
 def _best(runs: Mapping[str, Callable], burst: Burst, seed: int) -> tuple[str, Scores]:
@@ -107,11 +113,34 @@ def _scores(run: Callable, burst: Burst, seed: int) -> Scores:
         return None, None, None
     if len(burst.frames) == 2:
         return _pair_scores(run, burst, mask)
-    found = [_product_mses(run, burst, i, mask) for i in range(0, len(burst.frames) - 1, 2)]
-    mses = np.mean([m for m, _ in found], axis=0)
-    covariance = np.sum([c for _, c in found], axis=0) / len(found) ** 2
+    found = [_product_mses(run, *share) for share in _shares(burst, mask)]
+    counts = np.array([count for count, _, _ in found])
+    weights = counts / counts.sum()
+    mses = sum(weight * one for weight, (_, one, _) in zip(weights, found, strict=True))
+    covariance = sum(w**2 * one for w, (_, _, one) in zip(weights, found, strict=True))
     after, before = (metrics.to_score(float(mses[i]), math.sqrt(covariance[i, i])) for i in (0, 1))
     return before, after, metrics.to_gain(mses, covariance)
+
+
+def _shares(burst: Burst, mask: np.ndarray) -> Iterator[tuple[Burst, int, np.ndarray]]:
+    """Yield for each pair of frames the part of a burst that it scores, its first, and the places.
+
+    That is everything; of a large picture, whose places are more than enough, a band of rows each,
+    so that the network passes over the picture once.
+    """
+    firsts = range(0, len(burst.frames) - 1, 2)
+    if mask.size < LARGE:
+        for first in firsts:
+            yield burst, first, mask
+        return
+    # At whole blocks, by which the variance of the score is told.
+    edges = [32 * (len(mask) * i // (32 * len(firsts))) for i in range(len(firsts))] + [len(mask)]
+    for first, top, bottom in zip(firsts, edges, edges[1:], strict=False):
+        rows = slice(max(0, top - CONTEXT), bottom + CONTEXT)
+        places = mask[rows].copy()
+        places[: top - rows.start] = places[bottom - rows.start :] = False
+        if places.any():
+            yield _part(burst, rows, slice(None)), first, places
 
 
 def _scored_places(burst: Burst, seed: int) -> np.ndarray:
@@ -127,13 +156,19 @@ def _scored_places(burst: Burst, seed: int) -> np.ndarray:
 
 def _product_mses(
     run: Callable, burst: Burst, first: int, mask: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return MSEs of f(mean of the others) and of that mean, by frames first and first + 1."""
+) -> tuple[int, np.ndarray, np.ndarray]:
+    """Compare f(mean of the others) and that mean with frames first and first + 1.
+
+    Returns the number of places, both MSEs, and their covariance.
+    """
     others = [i for i in range(len(burst.frames)) if i not in (first, first + 1)]
     rest = dataclasses.replace(burst, frames=burst.frames[others], weights=burst.weights[others])
     mean = rest.mean()
     x, y = burst.frames[first], burst.frames[first + 1]
-    return metrics.paired_mse(run(mean, tasks.noise_map(rest)), mean, x, y, mask=mask)
+    return (
+        np.count_nonzero(mask),
+        *metrics.paired_mse(run(mean, tasks.noise_map(rest)), mean, x, y, mask=mask),
+    )
 
 
 def _pair_scores(run: Callable, burst: Burst, mask: np.ndarray) -> tuple[Score, Score, Score]:

@@ -129,11 +129,12 @@ def _pool(
     each = -(-len(kept) // stripes)
     own = range(stripes)[devices.share(stripes)]
     dealt = [kept[(row * each + i) % len(kept)] for row in own for i in range(each)]
-    blocks = [_block(scenes[place.scene], place, side, crop) for place in dealt]
-    pool = {
-        name: np.stack([b[name] for b in blocks]).reshape(len(own), each, *blocks[0][name].shape)
-        for name in blocks[0]
-    }
+    pool: dict[str, np.ndarray] = {}
+    for index, place in enumerate(dealt):
+        for name, value in _block(scenes[place.scene], place, side, crop).items():
+            if name not in pool:
+                pool[name] = devices.aligned((len(own), each, *value.shape), value.dtype)
+            pool[name][divmod(index, each)] = value
     share = np.array([place.crops(crop) for place in dealt]).reshape(len(own), each)
     until = np.cumsum(share, axis=1) / share.sum(1, keepdims=True)
     return {**pool, "until": until.astype(np.float32)}

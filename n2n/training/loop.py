@@ -98,7 +98,7 @@ class Loop:
         with _signals() as stop:
             while not self._done(step):
                 if pool is None or (self.task.refresh and step // self.config.refresh != number):
-                    number = step // self.config.refresh
+                    number, pool = step // self.config.refresh, None
                     pool = self._pool(number)
                 length = self._length(step, length)
                 self._plan(step)
@@ -147,7 +147,7 @@ class Loop:
         return too_large(self.config, self.network.lattice, self.mesh.size, self.need or 0, free)
 
     def _pool(self, number: int) -> PyTree:
-        fresh = self.task.refresh(number) if self.task.refresh else self.task.pool
+        fresh = self.task.refresh(number) if self.task.refresh and number else self.task.pool
         return devices.place(devices.own(fresh, self.config.batch), self.mesh)
 
     def _first_step(self) -> int:
