@@ -14,8 +14,8 @@ left out.
 A seed is a picture. The rows of a burst: the reference frame; the registered mean; BM3D of the mean
 with the mean's own noise told, plain and after its variance was stabilised by the noise profile;
 the package's weights that score best on the burst (`photo` or `gaussian`), on the mean; n2n from
-scratch, and from these weights, which the still and the crossed bursts have alone. Where an object
-crosses, also the figures inside its path, and both networks on the reference frame alone.
+these weights, and, of hand-held bursts of 16 bits, from scratch. Where an object crosses, also the
+figures inside its path, and both networks on the reference frame alone.
 """
 
 from __future__ import annotations
@@ -140,7 +140,8 @@ def ways(
     if case.moves == "crossed":
         yield "weights-alone", alone(weights, burst)
     starts: dict[str, Any] = {"scratch": None, "n2n": weights}
-    for way in starts if case.moves == "held" else ["n2n"]:
+    both = case.moves == "held" and case.pipeline == "raw"
+    for way in starts if both else ["n2n"]:
         experiment.pause()
         out = experiment.file(f"{case.name}-{way}", seed, ".safetensors")
         model = n2n.load(out) if out.exists() else n2n.fit(

@@ -22,10 +22,10 @@ pictures, which lie in [0, 1].
 Samples, network and steps of `--preset cpu` were chosen on the six test views with seed 0, for the
 paper's order to show; `fresh` are six other views, which chose nothing. Seen: L_HDR is ahead of all
 of L2 by 2.6 dB or more on both. T(x) before x is a matter of chance: with seeds 0, 1, 2 it gains
-+0.39, -0.06, -0.20 dB on the test views (+0.04 on average) and +0.59, +0.35, -0.04 on the fresh ones
-(+0.30, standard error 0.18). Other settings before gave other orders: 2 samples, a U-Net of width 24
-and the pole in the loss (see `relative`) had L2(T(x), T(y)) first (27.3 dB); 1 sample, no pole and
-the default network L_HDR(x, y) (27.0; of T(x) 24.6).
++0.39, -0.06, -0.20 dB on the test views (+0.04 on average) and +0.59, +0.35, -0.04 on the fresh
+ones (+0.30, standard error 0.18). Other settings before gave other orders: 2 samples, a U-Net of
+width 24 and the pole in the loss (see `relative`) had L2(T(x), T(y)) first (27.3 dB); 1 sample, no
+pole and the default network L_HDR(x, y) (27.0; of T(x) 24.6).
 """
 
 from __future__ import annotations

@@ -558,6 +558,15 @@ def test_the_score_of_a_burst_looks_at_held_out_places_alone() -> None:
     assert not (scored & trained).any() and task.patience == 0.25
 
 
+def test_a_detail_of_the_score_is_that_of_the_whole_picture() -> None:
+    own = dataclasses.replace(burst(6, side=300), profile=Line())
+    own.weights[2, 40:200, 90:] = 0
+    read = functools.partial(subsets._input, own, [0, 2, 3, 5], own.scale, True)
+    whole = read((slice(0, 300), slice(0, 300)))
+    for place in ((slice(0, 80), slice(7, 87)), (slice(150, 230), slice(220, 300))):
+        np.testing.assert_array_equal(read(place), whole[place])
+
+
 def test_small_bursts_and_several_have_no_score() -> None:
     assert tasks.bursts([burst(4, side=64)]).score is None
     assert tasks.bursts([burst(4, side=300), burst(4, side=300)]).score is None

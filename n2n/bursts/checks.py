@@ -8,7 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
-from n2n.bursts.masks import slope, unsaturated
+from n2n.bursts.masks import slope, some, unsaturated
 from n2n.registration import Transform, largest
 from n2n.registration.geometry import cv2, grey
 from n2n.types import Error
@@ -150,8 +150,9 @@ def brightness(
     ours, theirs = (cv2.blur(grey(one), (15, 15)) for one in (frame, reference))
     if not lit.any():
         return 1.0
-    bright = lit & (theirs >= np.median(theirs[lit])) & (np.minimum(ours, theirs) > 0)
-    return float(np.median(ours[bright] / theirs[bright])) if bright.any() else 1.0
+    bright = lit & (theirs >= np.median(some(theirs[lit]))) & (np.minimum(ours, theirs) > 0)
+    ours, theirs = some(ours[bright]), some(theirs[bright])
+    return float(np.median(ours / theirs)) if len(ours) else 1.0
 
 
 def exposure(

@@ -7,6 +7,7 @@ frames as well, and both are fixed before training.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -27,6 +28,8 @@ SLACK = 0.1
 """Pixels of misregistration that are not movement."""
 LARGE = 4_000_000
 """Pixels above which movement is looked for at half the resolution: nobody looks closer there."""
+ENOUGH = 1_000_000
+"""Samples, evenly taken, that a median of a large picture is told from: good to 0.002 sigma."""
 LEVELS = 16
 """Bins of brightness."""
 SAMPLES = 300_000
@@ -183,6 +186,11 @@ def motion(
     return still[..., None]
 
 
+def some(values: np.ndarray) -> np.ndarray:
+    """Return up to twice ENOUGH of many values, evenly taken."""
+    return values[:: max(1, len(values) // ENOUGH)]
+
+
 def hard_limit(pictures: Sequence[np.ndarray]) -> float | None:
     """Return the value at which frames H,W,C are cut off, or None where they are not.
 
@@ -214,6 +222,11 @@ def _sigma(stack: np.ndarray, weights: np.ndarray, first: int) -> tuple[np.ndarr
     return mean, Curve(curves[0].at, curves[0].centre, np.maximum.accumulate(sigma))
 
 
+def _highest(picture: np.ndarray) -> np.ndarray:
+    """Return the largest channel, H,W; eight times faster than a maximum along the short axis."""
+    return functools.reduce(np.maximum, np.moveaxis(picture, -1, 0))
+
+
 def clipping(stack: np.ndarray, weights: np.ndarray, first: int, limit: float | None) -> np.ndarray:
     """Return H,W,1 float32: 0 where the mean over frames and 5x5 pixels is near `limit`: 1 sigma.
 
@@ -222,7 +235,7 @@ def clipping(stack: np.ndarray, weights: np.ndarray, first: int, limit: float | 
     if limit is None:
         return np.ones((*stack.shape[1:3], 1), np.float32)
     mean, curve = _sigma(stack, weights, first)
-    highest = cv2.blur(mean, (5, 5)).reshape(mean.shape).max(-1)
+    highest = _highest(cv2.blur(mean, (5, 5)).reshape(mean.shape))
     sigma = np.interp(highest, curve.at, curve.sigma)
     return (highest <= limit - sigma)[..., None].astype(np.float32)
 
@@ -234,11 +247,13 @@ def highlight_noise(
 
     Frame and reference H,W,C, weight H,W,1.
     """
-    known = (weight[..., 0] > 0) & (np.maximum(frame, reference).max(-1) < limit)
+    known = (weight[..., 0] > 0) & (_highest(np.maximum(frame, reference)) < limit)
     if not known.any():
         return 0.0
     bright = cv2.blur(grey(frame) + grey(reference), (5, 5))
-    rest = (frame - reference)[known & (bright >= np.median(bright[known]))]
+    places = some(np.flatnonzero(known & (bright >= np.median(some(bright[known])))))
+    ours, theirs = (one.reshape(-1, frame.shape[-1])[places] for one in (frame, reference))
+    rest = ours - theirs
     return 1.4826 * float(np.median(np.abs(rest - np.median(rest, axis=0)))) / 2**0.5
 
 
@@ -252,7 +267,7 @@ def unsaturated(
     if limit is None:
         return weight
     end = limit - 2 * highlight_noise(frame, reference, weight, limit)
-    tops = [cv2.blur(one, (5, 5)).reshape(one.shape).max(-1) for one in (frame, reference)]
+    tops = [_highest(cv2.blur(one, (5, 5)).reshape(one.shape)) for one in (frame, reference)]
     return weight * (np.maximum(*tops) <= end)[..., None].astype(np.float32)
 
 

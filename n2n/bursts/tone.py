@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from n2n.bursts.masks import LEVELS, Curve, brightness_curve, unsaturated
+from n2n.bursts.masks import LEVELS, Curve, brightness_curve, some, unsaturated
 from n2n.registration.geometry import cv2
 
 NEGLIGIBLE = 0.02
@@ -93,10 +93,13 @@ def _shaded(frame: np.ndarray, reference: np.ndarray, known: np.ndarray) -> np.n
     """Multiply by the ratio of the two pictures' surroundings, a twelfth of the picture wide."""
     side = max(15, min(frame.shape[:2]) // 12 | 1)
     here, there = (_surroundings(one, known, side) for one in (reference, frame))
-    rest = (frame - reference)[known[..., 0] > 0]
+    places = some(np.flatnonzero(known[..., 0] > 0))
+    ours, theirs = (one.reshape(-1, frame.shape[-1])[places] for one in (frame, reference))
+    rest = ours - theirs
     sigma = 1.4826 * float(np.median(np.abs(rest - np.median(rest)))) if rest.size else np.inf
     seen = cv2.blur(known, (side, side)) > 0.5
-    if not seen.any() or float(np.std((there - here)[seen])) <= SHADED * sigma:
+    differing = (there - here).reshape(-1, frame.shape[-1])[some(np.flatnonzero(seen))]
+    if not differing.size or float(np.std(differing)) <= SHADED * sigma:
         return frame
     floor = 0.02 * float(here.max())
     gain = (np.maximum(here, 0) + floor) / (np.maximum(there, 0) + floor)

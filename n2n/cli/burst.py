@@ -203,7 +203,7 @@ def _work(screen: Screen, burst: Burst, start: str | None, job: _Job, options: A
     models = {"burst": model}
     if start is not None:
         models["start"] = denoiser.load(start)
-    with screen.counting("tiles") as progress:
+    with screen.counting("percent of the picture") as progress:
         by, fused = denoiser.fuse_best(models, burst, seed=options.seed, progress=progress)
     return _Made(fused, by, model.card["steps"])
 

@@ -21,12 +21,19 @@ Scores = tuple[Score | None, Score | None, Score | None]
 """Of the mean, of the result, and the gain."""
 MEAN = "mean"
 """What `best` calls the plain mean of the frames."""
+_WAYS = 8
+"""In which a picture can be turned and mirrored."""
 SIDE = 1024
 """Pixels of a burst's middle on which weights to start from are compared."""
 LARGE = 4_000_000
 """Pixels of a picture from which on each pair of frames scores a band of it, not all."""
 CONTEXT = 64
 """Rows above and below a band that the network sees, too."""
+
+
+def passes(burst: Burst, models: int) -> int:
+    """Return how often some network is applied where a burst's picture is made of the best."""
+    return models * max(2, len(burst.frames) // 2) + _WAYS
 
 
 def fuse(run: Callable, burst: Burst, seed: int) -> Fused:
@@ -88,7 +95,7 @@ def turned(run: Callable, image: np.ndarray, noise_map: np.ndarray | None) -> np
                 for each in (image, noise_map)]  # fmt: skip
         back = np.rot90(run(*seen), -quarter)
         total += back.swapaxes(0, 1) if mirror else back
-    return (total / 8).astype(np.float32)
+    return (total / _WAYS).astype(np.float32)
 
 
 def _turn(array: np.ndarray, mirror: bool, quarter: int) -> np.ndarray:
@@ -166,7 +173,7 @@ def _product_mses(
     mean = rest.mean()
     x, y = burst.frames[first], burst.frames[first + 1]
     return (
-        np.count_nonzero(mask),
+        int(np.count_nonzero(mask)),
         *metrics.paired_mse(run(mean, tasks.noise_map(rest)), mean, x, y, mask=mask),
     )
 

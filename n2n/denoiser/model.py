@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from n2n import checkpoints, devices, images, networks
 from n2n import predict as prediction
-from n2n.denoiser.fusing import best, fuse, preferred
+from n2n.denoiser.fusing import best, fuse, passes, preferred
 from n2n.types import Burst, Error, Fused, Network, PyTree
 
 WEIGHTS = Path(__file__).parent.with_name("weights")
@@ -241,9 +241,10 @@ class Denoiser:
 
         The score tells the quality of the network, applied once, to means of N-2 frames against
         the expected frame, on places that training left out (`seed` must be the training's); of
-        two frames, to single ones. The picture itself is better.
+        two frames, to single ones. The picture itself is better. `progress` is called with
+        (percent done, 100).
         """
-        return fuse(self._run(tile, progress), burst, seed)
+        return fuse(self._run(tile, _in_all(progress, passes(burst, 1))), burst, seed)
 
     def _run(self, tile: int | None, progress: prediction.Progress | None) -> Callable:
         def run(image: np.ndarray, noise_map: np.ndarray | None) -> np.ndarray:
@@ -281,7 +282,22 @@ def fuse_best(
     The clean-free score decides; where the plain mean is better than all, it is taken and the name
     is `mean`.
     """
-    return best({name: model._run(tile, progress) for name, model in models.items()}, burst, seed)
+    shown = _in_all(progress, passes(burst, len(models)))
+    return best({name: model._run(tile, shown) for name, model in models.items()}, burst, seed)
+
+
+def _in_all(progress: prediction.Progress | None, count: int) -> prediction.Progress | None:
+    """Return what so many passes over a picture report to, for `progress` to see one job of 100."""
+    if progress is None:
+        return None
+    finished = 0
+
+    def report(done: int, tiles: int) -> None:
+        nonlocal finished
+        progress(min(100, round(100 * (finished + done / tiles) / count)), 100)
+        finished += done == tiles
+
+    return report
 
 
 def starting(burst: Burst, init: Any = None) -> Any:

@@ -173,21 +173,32 @@ def _held_out_score(
         return None
     count = len(burst.frames)
     groups = [[0], [1]] if count == 2 else [list(range(count - 2))]
-    details = [_cut(_input(burst, group, scale, informed), places) for group in groups]
+    details = [
+        np.stack([_input(burst, group, scale, informed, place) for place in places])
+        for group in groups
+    ]
     x, y = (_cut(_scaled(burst.frames[i], scale), places) for i in (-2, -1))
     return _HeldOut(np.concatenate(details), x, y, kept)
 
 
 def _input(
-    burst: Burst, group: list[int], scale: tuple[float, float], informed: bool
+    burst: Burst,
+    group: list[int],
+    scale: tuple[float, float],
+    informed: bool,
+    place: tuple[slice, slice],
 ) -> np.ndarray:
-    """Return what the network reads of the mean of some frames, H,W,ci."""
-    some = replace(burst, frames=burst.frames[group], weights=burst.weights[group])
+    """Return what the network reads of the mean of some frames at a place, h,w,ci."""
+    y, x = (max(0, side.start - _INSIDE) for side in place)
+    rows, columns = slice(y, place[0].stop + _INSIDE), slice(x, place[1].stop + _INSIDE)
+    frames, weights = (one[:, rows, columns][group] for one in (burst.frames, burst.weights))
+    some = replace(burst, frames=frames, weights=weights)
     image = _scaled(some.mean(), scale)
     level = noise_map(some) if informed else None
-    if level is None:
-        return image
-    return np.concatenate([image, level / np.float32(scale[1] - scale[0])], -1)
+    if level is not None:
+        image = np.concatenate([image, level / np.float32(scale[1] - scale[0])], -1)
+    inner = (slice(side.start - at, side.stop - at) for side, at in zip(place, (y, x), strict=True))
+    return image[tuple(inner)]
 
 
 def _scaled(picture: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
