@@ -112,15 +112,13 @@ def test_pool_budget_on_the_cpu() -> None:
     assert devices.pool_budget() == 1_000_000_000
 
 
-@pytest.mark.parametrize("shape, dtype", [((3, 5, 7), np.float32), ((2, 1), np.uint8), ((0,), int)])
+@pytest.mark.parametrize("shape, dtype", [((3, 5, 7), np.float32), ((2, 1), np.uint8)])
 def test_aligned_arrays_are_taken_over_without_a_copy(shape: tuple[int, ...], dtype: type) -> None:
     array = devices.aligned(shape, dtype)
     assert array.shape == shape and array.dtype == dtype and array.ctypes.data % 64 == 0
     array[...] = 1
     placed = devices.place({"x": array[None]}, devices.mesh(1))["x"]
-    assert placed.dtype == dtype or dtype is int
-    if array.size and dtype is not int:
-        assert placed.unsafe_buffer_pointer() == array.ctypes.data
+    assert placed.unsafe_buffer_pointer() == array.ctypes.data
 
 
 def test_memory_is_what_programs_may_still_get(tmp_path, monkeypatch) -> None:
