@@ -37,7 +37,9 @@ So 16-32-64-64-64 wants a higher rate. The same burst after 1,500 and 3,000 step
     width 32 at 1e-3, half as many steps             35.61 (1,500)  28.71 (573)
 
 So the default is ahead on bursts, a minute or five long, and 0.1 dB behind width 32 on the set
-after two minutes, for half of its time per step and 0.4 of its time per pixel.
+after two minutes, for half of its time per step and 0.4 of its time per pixel. All these pictures
+of bursts, and those of the README's table, are of one prediction; `fuse` takes the mean of eight
+since, which adds 0.4 to 0.65 dB.
 
 Separable layers are no candidates: on these cores a depthwise 3x3 convolution of 64 channels takes
 29 ms where the dense one takes 5, and written as nine shifted products 0.9 ms but 93 ms for its
