@@ -267,6 +267,21 @@ def test_a_stranger_is_left_out_of_three():
     assert burst.checks[0].startswith("a does not show the scene of c")
 
 
+@pytest.mark.parametrize(
+    ("correlation", "error", "said"),
+    [
+        (0.45, 0.1, "(correlation 0.45, at least 0.5 is needed)"),
+        (0.65, 21.0, "(correlation 0.65, its place is known to 21 px only)"),
+        (0.65, 0.2, None),
+        (0.95, 21.0, None),
+    ],
+)
+def test_a_doubtful_match_counts_where_its_place_is_known(correlation, error, said):
+    found = Transform(np.eye(3), None, correlation, error)
+    text = checks.unrelated(found, (400, 448, 3), "b", "a")
+    assert text == (said and f"b does not show the scene of a {said}")
+
+
 def test_a_stranger_of_two_is_refused():
     text = refusal([*noisy(scene(), 1), *noisy(scene("coffee")[:200, :300], 1, seed=9)])
     assert "frame 2 does not show the scene of frame 1" in text

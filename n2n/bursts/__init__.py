@@ -57,7 +57,7 @@ def align(
         better, notes = _less_blurred(pictures, found, names, first, reference is None)
         if better != first:
             first, found = better, _found(pictures, better, register)
-    kept, strange = checks.related(found, names, first)
+    kept, strange = checks.related(found, pictures[first].shape, names, first)
     notes += strange
     pictures, found = [pictures[i] for i in kept], [found[i] for i in kept]
     names, first = tuple(names[i] for i in kept), kept.index(first)
@@ -119,7 +119,7 @@ def _less_blurred(
     free: bool,
 ) -> tuple[int, list[checks.Note]]:
     """Return which frame the reference should be, if one is `free` to choose, and what to say."""
-    alike = [index for index, one in enumerate(found) if one.correlation >= checks.RELATED]
+    alike, _ = checks.related(found, pictures[first].shape, names, first)
     stack, weights = _stack([pictures[i] for i in alike], [found[i] for i in alike])
     place, share = checks.sharpest(stack, weights, alike.index(first))
     if alike[place] == first:

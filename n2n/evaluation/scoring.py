@@ -114,11 +114,9 @@ def score(
 def _found(frame: np.ndarray, picture: np.ndarray, names: tuple[str, str]) -> Transform:
     """Register a frame to the picture, or refuse it."""
     found = registration.register(frame, picture)
-    if found.correlation < checks.RELATED:
-        raise Error(
-            f"{names[1]} does not show the scene of {names[0]} (correlation "
-            f"{found.correlation:.2f}, at least {checks.RELATED} is needed); leave it out"
-        )
+    strange = checks.unrelated(found, picture.shape, names[1], names[0])
+    if strange:
+        raise Error(f"{strange}; leave it out")
     return found
 
 

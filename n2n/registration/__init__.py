@@ -19,7 +19,7 @@ from n2n.registration.geometry import cv2, grey
 from n2n.registration.geometry import displacement as displacement
 from n2n.registration.geometry import largest as largest
 from n2n.registration.geometry import warp as warp
-from n2n.registration.guess import guess
+from n2n.registration.guess import guess, guessing
 from n2n.registration.local import compared, helps, local_field
 from n2n.registration.pyramid import Level, pyramid
 from n2n.registration.tiles import fit, gap, nearest
@@ -31,11 +31,24 @@ SMALLEST = 12
 """Shortest side in pixels of a picture that can be registered."""
 
 
+def _match(level: Level, matrix: np.ndarray) -> float:
+    """Return the correlation under a full-size matrix."""
+    return compared(level, matrix, None).correlation
+
+
 def _global(levels: list[Level], shape: tuple[int, ...]) -> tuple[np.ndarray, float]:
-    """Return matrix and standard error; no more parameters than the pictures can tell apart."""
+    """Return matrix and standard error; no more parameters than the pictures can tell apart.
+
+    A coarse level is passed over where it makes the match worse at the first guess's level: tiles
+    of a few pixels are misled by a bright thing that moves.
+    """
     matrix, error = guess(levels), np.inf
+    first = guessing(levels)
     for level in levels:
-        matrix, error = fit(level, matrix, 8)
+        refined, its = fit(level, matrix, 8)
+        coarse = level.reference.size < first.reference.size
+        if not coarse or _match(first, refined) >= _match(first, matrix):
+            matrix, error = refined, its
     for size in (4, 2):
         simpler, its = fit(levels[-1], nearest(matrix, levels[-1], size), size)
         if gap(simpler, matrix, shape) > max(2.5 * error, 0.01):
@@ -52,8 +65,8 @@ def register(frame: np.ndarray, reference: np.ndarray, *, local: bool = True) ->
     from coarse to fine; with `local` then a smooth field where it lowers the residual on tiles it
     has not seen (parallax, rolling shutter). A displacement that stays below 0.1 px, or that its
     own standard error cannot tell from none, is none: the matrix is exactly the identity. The
-    caller refuses a result of low `correlation`. Error for pictures of different size, or with a
-    side below 12 px.
+    caller refuses a result of low `correlation` or large `error`. Error for pictures of different
+    size, or with a side below 12 px.
     """
     if frame.shape[:2] != reference.shape[:2]:
         raise Error(

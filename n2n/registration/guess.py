@@ -55,9 +55,14 @@ def _plausible(matrix: np.ndarray, shape: tuple[int, ...]) -> bool:
     return float(np.max(np.hypot(*displacement(matrix, x, y)))) < 0.5 * max(shape)
 
 
+def guessing(levels: list[Level]) -> Level:
+    """Return the level at which the first guess is made."""
+    return min(levels, key=lambda one: abs(max(one.reference.shape) - COARSE))
+
+
 def guess(levels: list[Level]) -> np.ndarray:
-    """Return the candidate that correlates best at a coarse level, in full-size pixels."""
-    level = min(levels, key=lambda one: abs(max(one.reference.shape) - COARSE))
+    """Return the candidate that correlates best at its level, in full-size pixels."""
+    level = guessing(levels)
     shape = level.reference.shape
     candidates = [one for one in (np.eye(3), _shift(level)) if _plausible(one, shape)]
     scores = [correlation(level, one) for one in candidates]

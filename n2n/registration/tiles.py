@@ -9,6 +9,9 @@ import numpy as np
 from n2n.registration.geometry import coordinates, cv2, displacement
 from n2n.registration.pyramid import Level, structure
 
+MOVED = 0.1
+"""Share of the tiles, those that fit worst, which gain and correlation are not told from."""
+
 
 class Equations(NamedTuple):
     """Hold the normal equations of every tile's own shift: gram @ shift = pull."""
@@ -25,7 +28,7 @@ class Equations(NamedTuple):
     cover: np.ndarray
     """rows,columns float64: share of the tile that both pictures show."""
     correlation: float
-    """Of the two pictures' structure, where both are known."""
+    """Of the two pictures' structure, where both are known, but for what has moved."""
 
 
 def _sampled(
@@ -58,12 +61,28 @@ def _averaged(
     return np.stack(means, -1).astype(np.float64)
 
 
+def _related(products: np.ndarray) -> tuple[np.float32, float]:
+    """Return gain and correlation of structure from the means of here^2, both, there^2 by tile.
+
+    A thing that moves may hold most of a smooth picture's structure: the tiles that fit worst are
+    left out.
+    """
+    here, both, there = products.reshape(-1, 3).T
+    fits = np.ones(len(here), bool)
+    for _ in range(3):
+        gain = np.sqrt(max(here[fits].sum(), 1e-20) / max(there[fits].sum(), 1e-20))
+        rest = here - 2 * gain * both + gain**2 * there
+        fits = rest <= np.quantile(rest, 1 - MOVED)
+    a, b, ab = (one[fits].sum() for one in (here, there, both))
+    return np.float32(gain), float(ab / max(np.sqrt(a * b), 1e-20))
+
+
 def equations(level: Level, matrix: np.ndarray, grid: np.ndarray | None = None) -> Equations:
     """Compare the two pictures under a matrix and a field on the tile grid, in level pixels."""
     picture, known = _sampled(level, matrix, grid)
     here, there = structure(level.reference, known), structure(picture, known)
-    a, b, both = (float(np.vdot(*pair)) for pair in ((here, here), (there, there), (here, there)))
-    gain = np.float32(np.sqrt(max(a, 1e-20) / max(b, 1e-20)))
+    products = (here * here, here * there, there * there)
+    gain, correlation = _related(_averaged(products, known, level.tiles))
     (ax, ay), (bx, by) = _gradient(level.reference), _gradient(gain * picture)
     # The mean of both slopes: noise then has no product with its own slope left.
     gx, gy, rest = (ax + bx) / 2, (ay + by) / 2, here - gain * there
@@ -78,7 +97,7 @@ def equations(level: Level, matrix: np.ndarray, grid: np.ndarray | None = None) 
         pull=pull,
         energy=energy / np.maximum(cover, 1e-6),
         cover=cover,
-        correlation=both / max(np.sqrt(a * b), 1e-20),
+        correlation=correlation,
     )
 
 
