@@ -15,7 +15,8 @@ A seed is a picture. The rows of a burst: the reference frame; the registered me
 with the mean's own noise told, plain and after its variance was stabilised by the noise profile;
 the package's weights that score best on the burst (`photo` or `gaussian`), on the mean; n2n from
 these weights, and, of hand-held bursts of 16 bits, from scratch. Where an object crosses, also the
-figures inside its path, and both networks on the reference frame alone.
+figures inside its path, and both networks on the reference frame alone. "n2n" is what
+`n2n burst` writes: where the reference alone shows what moved, the weights' picture.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import n2n
 from experiments import runs
 from n2n import simulate
 from n2n.corruptions import Camera
-from n2n.denoiser import starting, turned
+from n2n.denoiser import fuse_best, starting, turned
 
 GAINS = (0.01, 0.04)
 READ = 0.005
@@ -146,7 +147,8 @@ def ways(
         out = experiment.file(f"{case.name}-{way}", seed, ".safetensors")
         model = n2n.load(out) if out.exists() else n2n.fit(
             burst, init=starts[way], steps=STEPS, out=out, resume=True)  # fmt: skip
-        yield way, model.fuse(burst).image
+        start = weights if way == "n2n" else None
+        yield way, fuse_best(model, start, burst)[1].image
         if case.moves == "crossed":
             yield f"{way}-alone", alone(model, burst)
 

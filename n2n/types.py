@@ -201,3 +201,6 @@ class Fused:
     """Equivalent frames: how long a burst would need to be for its mean to be as good."""
     table: tuple[dict[str, Any], ...] = field(default=())
     """One row per frame: name, shift, weight."""
+    borrowed: float = 0.0
+    """Share of the picture that the weights made which training started from, since the reference
+    alone shows it."""

@@ -861,7 +861,9 @@ def test_summaries():
     assert len(burst.summary(fused, 8)) == 2
     assert "started from do better" in burst.summary(fused, 8, "start")[2]
     assert "the mean of the frames: it is" in burst.summary(fused, 8, "mean")[2]
-    assert "too small" in burst.summary(Fused(image, None, None, None, float("nan")), 8)[0]
+    unmeasured = Fused(image, None, None, None, float("nan"), borrowed=0.0123)
+    small, borrowed = burst.summary(unmeasured, 8)
+    assert "too small" in small and "1.2 % of the picture" in borrowed
 
 
 def test_progress_is_quiet_or_rare(capsys, monkeypatch):

@@ -345,17 +345,18 @@ def test_the_best_by_the_score_is_taken() -> None:
     burst = ones_burst(frames)
     smooth = dataclasses.replace(random_model(1, 1), network=_blurring(1.0))
     rough = dataclasses.replace(random_model(1, 1), network=_blurring(0.0, add=0.2))
-    name, fused = n2n.denoiser.fuse_best({"rough": rough, "smooth": smooth}, burst)
-    assert name == "smooth" and fused.gain.db > 0
-    models, shown = {"rough": rough, "smooth": smooth}, list[tuple[int, int]]()
-    n2n.denoiser.fuse_best(models, burst, progress=lambda *each: shown.append(each))
+    name, fused = n2n.denoiser.fuse_best(rough, smooth, burst)
+    assert name == "start" and fused.gain.db > 0
+    assert n2n.denoiser.fuse_best(smooth, rough, burst)[0] == "burst"
+    shown = list[tuple[int, int]]()
+    n2n.denoiser.fuse_best(rough, smooth, burst, progress=lambda *each: shown.append(each))
     done = [each for each, _ in shown]
     # Two times three pairs of frames and eight ways are one job of 100 percent.
     assert done == sorted(done) and {of for _, of in shown} == {100}
     assert len(set(done)) == 14 and done[-1] == 100
     # Turned and mirrored, sums come in another order: up to a unit in the last place of each.
     np.testing.assert_allclose(fused.image, smooth.predict(burst.mean()), rtol=0, atol=5e-7)
-    name, fused = n2n.denoiser.fuse_best({"rough": rough}, burst)
+    name, fused = n2n.denoiser.fuse_best(rough, None, burst)
     assert name == "mean" and fused.gain.db == 0 and fused.score == fused.before
     np.testing.assert_array_equal(fused.image, burst.mean())
     assert np.square(fused.image - scene).mean() < 0.01

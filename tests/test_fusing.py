@@ -124,3 +124,64 @@ def test_the_picture_is_the_mean_of_eight_ways() -> None:
     assert found.dtype == np.float32
     blind = fusing.turned(lambda x, noise_map: x if noise_map is None else 0 * x, image, None)
     np.testing.assert_allclose(blind, image, rtol=1e-6)
+
+
+def crossed(places: tuple[slice, slice], frames: np.ndarray) -> Burst:
+    """Return a burst of which the first frame alone shows some places."""
+    burst = stacked(frames.astype(np.float32))
+    burst.weights[1:, *places] = 0
+    return burst
+
+
+def test_what_the_reference_alone_shows_is_the_starts() -> None:
+    generator = np.random.default_rng(11)
+    frames = noisy("white", scene(SIDE), 6, generator)
+    thing = (slice(150, 180), slice(60, 100))
+    burst = crossed(thing, frames)
+    burst.weights[1:, 40:44, 90:94] = 0  # a speck
+    burst.weights[1:, :, :12] = 0  # beyond the edges of the other frames
+    burst.transforms[1:, 0, 2] = -12.0
+
+    def start(image: np.ndarray, noise_map: np.ndarray | None) -> np.ndarray:
+        del noise_map
+        return gaussian_filter(image, (2.5, 2.5, 0)) + 0.05
+
+    name, mixed = fusing.best(smoothed, start, burst, 0)
+    assert name == "burst" and mixed.borrowed == 30 * 40 / SIDE**2
+    learnt = fusing.fuse(smoothed, burst, 0)
+    theirs = fusing.turned(start, burst.mean(), None)
+    np.testing.assert_allclose(mixed.image[thing], theirs[thing], rtol=0, atol=1e-6)
+    near = np.zeros((SIDE, SIDE), bool)
+    near[142:188, 52:108] = True
+    np.testing.assert_array_equal(mixed.image[~near], learnt.image[~near])
+    # What is between lies between, and no step is larger than either picture has.
+    fading = (mixed.image - learnt.image) / (theirs - learnt.image)
+    assert -1e-3 <= fading[near].min() and fading[near].max() < 1.001
+    assert np.abs(np.diff(fading[165, 40:120, 0])).max() < 0.15
+    assert mixed.score == learnt.score  # of what was learnt, which is told from all frames
+
+
+def test_what_moves_at_the_border_is_borrowed_too() -> None:
+    burst = crossed((slice(0, 30), slice(100, 140)), np.zeros((5, SIDE, SIDE, 1)))
+    burst.transforms[1:, 1, 2] = 10.0
+    found = fusing.lone(burst)
+    assert found[:30, 100:140].all() and found.sum() == 30 * 40
+    burst.transforms[1:, 1, 2] = -10.0  # the upper ten rows no other frame has seen
+    found = fusing.lone(burst)
+    assert found[10:30, 100:140].all() and found.sum() == 20 * 40
+
+
+def test_from_scratch_nothing_is_borrowed() -> None:
+    generator = np.random.default_rng(12)
+    burst = crossed((slice(150, 180), slice(60, 100)), noisy("white", scene(SIDE), 6, generator))
+    name, fused = fusing.best(smoothed, None, burst, 0)
+    assert name == "burst" and fused.borrowed == 0
+    np.testing.assert_array_equal(fused.image, fusing.fuse(smoothed, burst, 0).image)
+
+
+def test_the_passes_are_counted_with_what_is_borrowed() -> None:
+    burst = stacked(np.zeros((6, 64, 64, 1), np.float32))
+    assert fusing.passes(burst, 2) == 2 * 3 + 8
+    burst.weights[1:, 20:40, 20:40] = 0
+    assert fusing.passes(burst, 1) == 3 + 8
+    assert fusing.passes(burst, 2) == 2 * 3 + 16

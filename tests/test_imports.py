@@ -126,7 +126,7 @@ def test_experiments_use_public_names(path: Path) -> None:
             # What they hold beside n2n.evaluate: classical methods, and bursts of a known truth.
             other = name in ("n2n.evaluation", "n2n.simulate")
             # What `n2n burst` does beside n2n.fit and fuse.
-            steps = name in ("n2n.denoiser.starting", "n2n.denoiser.turned")
+            steps = name in {f"n2n.denoiser.{each}" for each in ("starting", "fuse_best", "turned")}
             assert name in public or inside or other or steps, f"{name} is not public"
 
 

@@ -52,10 +52,11 @@ def align(
     del frames
     first = _index(reference, len(pictures))
     given = names
-    found, notes = _found(pictures, first, register), list[checks.Note]()
+    found, notes, stacked = _found(pictures, first, register), list[checks.Note](), None
     if register:
-        better, notes = _less_blurred(pictures, found, names, first, reference is None)
+        better, notes, stacked = _less_blurred(pictures, found, names, first, reference is None)
         if better != first:
+            stacked = None
             first, found = better, _found(pictures, better, register)
     kept, strange = checks.related(found, pictures[first].shape, names, first)
     notes += strange
@@ -65,8 +66,8 @@ def align(
     notes += checks.placed(found, pictures[first].shape, names, first, register)
     if not register:
         found = [Transform(np.eye(3))] * len(found)
-    stack, weights = _stack(pictures, found)
-    del pictures
+    stack, weights = _stack(pictures, found) if stacked is None else stacked
+    del pictures, stacked
     if not exposed:
         checks.refuse_bracket(stack, weights, names, first, limit)
     # Before movement and tone: it must not depend on masks, nor on a gain given to a frame's noise.
@@ -117,17 +118,23 @@ def _less_blurred(
     names: tuple[str, ...],
     first: int,
     free: bool,
-) -> tuple[int, list[checks.Note]]:
-    """Return which frame the reference should be, if one is `free` to choose, and what to say."""
+) -> tuple[int, list[checks.Note], tuple[np.ndarray, np.ndarray]]:
+    """Return which frame the reference should be, if one is `free` to choose, and what to say.
+
+    Also what `_stack` makes of the related frames in the geometry of the `first`.
+    """
     alike, _ = checks.related(found, pictures[first].shape, names, first)
     stack, weights = _stack([pictures[i] for i in alike], [found[i] for i in alike])
     place, share = checks.sharpest(stack, weights, alike.index(first))
     if alike[place] == first:
-        return first, []
+        return first, [], (stack, weights)
     text = f"{names[alike[place]]} shows {100 * (share - 1):.0f} % more fine detail than"
     if free:
-        return alike[place], [(10.0, f"{text} {names[first]}: it is the reference.")]
-    return first, [(80.0, f"{text} the reference {names[first]}: take it for a sharper picture.")]
+        best, note = alike[place], (10.0, f"{text} {names[first]}: it is the reference.")
+    else:
+        advice = "take it for a sharper picture"
+        best, note = first, (80.0, f"{text} the reference {names[first]}: {advice}.")
+    return best, [note], (stack, weights)
 
 
 def _register(picture: np.ndarray, reference: np.ndarray, local: bool) -> Transform:

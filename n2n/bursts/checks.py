@@ -334,4 +334,4 @@ def clipped(mask: np.ndarray, limit: float | None) -> list[Note]:
     if share <= 0.01:
         return []
     text = f"{100 * share:.1f} % of the picture is clipped at {limit:.4g}"
-    return [(10 + share, f"{text}: there the plain mean stays.")]
+    return [(10 + share, f"{text}: nothing is learnt there.")]

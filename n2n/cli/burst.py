@@ -159,6 +159,21 @@ def summary(fused: Fused, count: int, by: str = "burst") -> list[str]:
 
     `by`: see `denoiser.fuse_best`.
     """
+    return _measured(fused, count) + _otherwise(fused, by)
+
+
+def _otherwise(fused: Fused, by: str) -> list[str]:
+    """Say what of the picture is not by what was learnt on the burst."""
+    said = [text for made, text in _INSTEAD.items() if made == by]
+    if fused.borrowed:
+        said.append(
+            f"what moved and one frame alone shows, {100 * fused.borrowed:.2g} % of the picture, "
+            "is by the weights that training started from"
+        )
+    return said
+
+
+def _measured(fused: Fused, count: int) -> list[str]:
     if fused.score is None or fused.before is None or fused.gain is None:
         return ["too small or too clipped to measure its quality without a clean picture"]
     seen = "single frames" if count == 2 else f"{count - 2} of the {count} frames"
@@ -169,7 +184,7 @@ def summary(fused: Fused, count: int, by: str = "burst") -> list[str]:
     ]
     if count < fused.frames < 1e6:
         lines[1] += f"; as good as the mean of {fused.frames:.0f} frames"
-    return lines + [text for made, text in _INSTEAD.items() if made == by]
+    return lines
 
 
 def _headline(device: str, burst: Burst, start: str | None, options: Any) -> str:
@@ -200,11 +215,9 @@ def _work(screen: Screen, burst: Burst, start: str | None, job: _Job, options: A
             overwrite=True,
             progress=progress or False,
         )
-    models = {"burst": model}
-    if start is not None:
-        models["start"] = denoiser.load(start)
+    origin = None if start is None else denoiser.load(start)
     with screen.counting("percent of the picture") as progress:
-        by, fused = denoiser.fuse_best(models, burst, seed=options.seed, progress=progress)
+        by, fused = denoiser.fuse_best(model, origin, burst, seed=options.seed, progress=progress)
     return _Made(fused, by, model.card["steps"])
 
 
@@ -275,6 +288,7 @@ def _facts(job: _Job, burst: Burst, fused: Fused, options: Any) -> dict[str, Any
         "before": fused.before,
         "gain": fused.gain,
         "equivalent_frames": fused.frames,
+        "borrowed": fused.borrowed,
         "seed": options.seed,
         "versions": jobs.versions(),
     }

@@ -90,7 +90,7 @@ def photographed(size: _Size, seed: int) -> Any:
 
 
 def _worked(screen: Screen, shots: Any, paths: list[Path], size: _Size, options: Any) -> _Outcome:
-    """Do what `n2n burst` does, and what it is compared with."""
+    """Do what `n2n burst --from-scratch` does, and what it is compared with."""
     import n2n
 
     with screen.waiting("registering the frames"):

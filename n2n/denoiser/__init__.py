@@ -199,7 +199,8 @@ def denoise_burst(
         progress: True for a line on stderr, or a function of `training.Event`.
 
     The weights it started from, or the mean of the frames, are used instead of what was learnt if
-    the clean-free score says that they are better.
+    the clean-free score says that they are better; these weights, too, for what moved and the
+    reference alone shows.
 
     Returns:
         float32, H,W or H,W,C as the frames; in units where integer frames' maximum, or the upper
@@ -212,10 +213,8 @@ def denoise_burst(
     burst = _burst(arrays, names, exposed, reference, data_range, align)
     origin = starting(burst, init)
     model = fit(burst, init=origin, steps=steps, minutes=minutes, seed=seed, progress=progress)
-    models = {"burst": model}
-    if origin is not None:
-        models["start"] = load_model(origin)
-    _, fused = fuse_best(models, burst, seed=seed)
+    start = None if origin is None else load_model(origin)
+    _, fused = fuse_best(model, start, burst, seed=seed)
     return fused.image[..., 0] if arrays[0].ndim == 2 else fused.image
 
 

@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 
 from n2n import metrics, tasks
+from n2n.registration.geometry import cv2
 from n2n.types import Burst, Fused, Score
 
 Scores = tuple[Score | None, Score | None, Score | None]
 """Of the mean, of the result, and the gain."""
-MEAN = "mean"
-"""What `best` calls the plain mean of the frames."""
 _WAYS = 8
 """In which a picture can be turned and mirrored."""
 SIDE = 1024
@@ -28,12 +27,15 @@ SIDE = 1024
 LARGE = 4_000_000
 """Pixels of a picture from which on each pair of frames scores a band of it, not all."""
 CONTEXT = 64
-"""Rows above and below a band that the network sees, too."""
+"""Pixels around a part of a picture that the network sees, too."""
+_SPECK = 9
+"""Side in pixels of what is too small to be a thing of its own."""
 
 
 def passes(burst: Burst, models: int) -> int:
     """Return how often some network is applied where a burst's picture is made of the best."""
-    return models * max(2, len(burst.frames) // 2) + _WAYS
+    again = _WAYS if models > 1 and lone(burst).any() else 0
+    return models * max(2, len(burst.frames) // 2) + _WAYS + again
 
 
 def fuse(run: Callable, burst: Burst, seed: int) -> Fused:
@@ -44,17 +46,66 @@ def fuse(run: Callable, burst: Burst, seed: int) -> Fused:
     return _fused(run, burst, _scores(run, burst, seed))
 
 
-def best(runs: Mapping[str, Callable], burst: Burst, seed: int) -> tuple[str, Fused]:
-    """Return the picture of the best of several `runs` by the clean-free score, and its name.
+def best(learnt: Callable, start: Callable | None, burst: Burst, seed: int) -> tuple[str, Fused]:
+    """Return the picture by what was `learnt`, or by its `start`, or the mean, and which it is.
 
-    The plain mean (`MEAN`) is written where no run is better. Where nothing can be scored the
-    first one is taken.
+    The clean-free score decides between `burst`, `start` and `mean`. Where nothing can be scored
+    what was learnt is taken. What only the reference shows (`lone`) is never a target: there the
+    picture is the start's, which has seen more of the world than this scene.
     """
+    runs = {"burst": learnt} if start is None else {"burst": learnt, "start": start}
     name, scores = _best(runs, burst, seed)
-    if _gain(scores) >= 0:
-        return name, _fused(runs[name], burst, scores)
-    before, _, _ = scores
-    return MEAN, _fused(lambda image, _: image, burst, (before, before, Score(0.0, 0.0, 0.0)))
+    if _gain(scores) < 0:
+        before, _, _ = scores
+        as_it_is = (before, before, Score(0.0, 0.0, 0.0))
+        return "mean", _fused(lambda image, _: image, burst, as_it_is)
+    fused = _fused(runs[name], burst, scores)
+    if start is not None and name == "burst":
+        fused = _relieved(fused, start, burst)
+    return name, fused
+
+
+def lone(burst: Burst) -> np.ndarray:
+    """Return H,W bool: what the reference alone shows although others looked there; no specks."""
+    kernel = np.ones((_SPECK, _SPECK), np.uint8)
+    alone = (burst.weights.sum(0)[..., 0] < 1.5).astype(np.uint8)
+    rows, columns = np.nonzero(alone)
+    alone[rows, columns] = _seen(burst, columns, rows)
+    return cv2.morphologyEx(alone, cv2.MORPH_OPEN, kernel) > 0
+
+
+def _seen(burst: Burst, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return which places x, y of the reference lie within any other frame."""
+    height, width = burst.frames.shape[1:3]
+    seen = np.zeros(len(x), bool)
+    for index, matrix in enumerate(burst.transforms):
+        if index != burst.reference:
+            across, down, depth = matrix @ np.stack([x, y, np.ones(len(x))])
+            across, down = across / depth, down / depth
+            inside = (across >= 0) & (across <= width - 1) & (down >= 0) & (down <= height - 1)
+            seen |= inside
+    return seen
+
+
+def _relieved(fused: Fused, run: Callable, burst: Burst) -> Fused:
+    """Take `run`'s picture where the reference is alone, fading over 8 pixels."""
+    places = lone(burst)
+    if not places.any():
+        return fused
+    kernel = np.ones((_SPECK, _SPECK), np.uint8)
+    share = cv2.blur(cv2.dilate(places.astype(np.float32), kernel), kernel.shape)[..., None]
+    rows, columns = (_span(np.any(places, axis=axis)) for axis in (1, 0))
+    part = _part(burst, rows, columns)
+    there = turned(run, part.mean(), tasks.noise_map(part))
+    image = fused.image.copy()
+    image[rows, columns] += share[rows, columns] * (there - image[rows, columns])
+    return dataclasses.replace(fused, image=image, borrowed=float(places.mean()))
+
+
+def _span(places: Any) -> slice:
+    """Return the part of a line that holds all places, and CONTEXT pixels more at both ends."""
+    at = np.flatnonzero(places)
+    return slice(max(0, at[0] - CONTEXT), at[-1] + 1 + CONTEXT)
 
 
 def preferred(runs: Mapping[str, Callable], burst: Burst) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -270,20 +270,24 @@ class Denoiser:
 
 
 def fuse_best(
-    models: Mapping[str, Denoiser],
+    learnt: Denoiser,
+    start: Denoiser | None,
     burst: Burst,
     *,
     seed: int = 0,
     tile: int | None = None,
     progress: prediction.Progress | None = None,
 ) -> tuple[str, Fused]:
-    """Make one picture of a burst by the best of several models, or by none: (name, `fuse`'s).
+    """Make one picture of a burst by what was learnt on it, or by what this started from, or by
+    none: (`burst`, `start` or `mean`, and `fuse`'s).
 
-    The clean-free score decides; where the plain mean is better than all, it is taken and the name
-    is `mean`.
+    The clean-free score decides. What moved and the reference alone shows is never a target, and
+    colours of its own are lost to what was learnt: there the picture is the start's.
     """
+    models = [learnt] if start is None else [learnt, start]
     shown = _in_all(progress, passes(burst, len(models)))
-    return best({name: model._run(tile, shown) for name, model in models.items()}, burst, seed)
+    runs = [model._run(tile, shown) for model in models]
+    return best(runs[0], runs[1] if start is not None else None, burst, seed)
 
 
 def _in_all(progress: prediction.Progress | None, count: int) -> prediction.Progress | None:

@@ -298,7 +298,7 @@ def _maps(burst: Burst, result: np.ndarray, ends: tuple[float, float]) -> str:
     ]
     share = 100 * (1 - float(burst.mask.mean()))
     if share >= 0.05:
-        caption = f"clipped, {share:.1f} %: the plain mean stays"
+        caption = f"clipped, {share:.1f} %: nothing was learnt here"
         shown.append(_figure(marked(result, burst.mask, ends), caption, 85))
     text = "<p>Orange: something else than in the reference, or outside the frame.</p>\n"
     body = text + '<div class="small">\n' + "".join(shown) + "</div>"
