@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from skimage import data
 
-from n2n.bursts import align, checks
+from n2n import images
+from n2n.bursts import _glance, align, checks
 from n2n.bursts.checks import placed
 from n2n.bursts.masks import clipping, hard_limit, motion
 from n2n.profile import measure
@@ -267,6 +268,57 @@ def test_a_stranger_is_left_out_of_three():
     assert burst.checks[0].startswith("a does not show the scene of c")
 
 
+def strays(*counts: int) -> list[np.ndarray]:
+    """Return so many frames of each of four scenes."""
+    cuts = [scene(), *(scene(name)[:200, :300] for name in ("coffee", "astronaut", "rocket"))]
+    return [frame for cut, n in zip(cuts, counts, strict=False) for frame in noisy(cut, n)]
+
+
+@pytest.mark.parametrize("register", [True, False])
+def test_a_stray_first_frame_is_left_out_by_name(register):
+    good, (stray,) = strays(4), strays(0, 1)
+    burst = align([stray, *good], names=list("abcde"), register=register)
+    assert burst.names == tuple("bcde") and burst.reference == 0
+    assert "a does not show the scene of b" in burst.checks[0] and "left out" in burst.checks[0]
+    ((name, why),) = burst.left_out
+    assert name == "a" and why.startswith("does not show the scene of b")
+    assert "b does not show the scene of a" in refusal([stray, *good], reference=0, names="abcde")
+
+
+@pytest.mark.parametrize(
+    ("counts", "order", "kept"),
+    [
+        ((4, 1, 1), (4, 5, 0, 1, 2, 3), "cdef"),  # two strays, of two scenes
+        ((2, 3), (0, 1, 2, 3, 4), "cde"),  # two scenes: most frames show the second
+        ((2, 2), (0, 2, 1, 3), "ac"),  # as many of each: the first stays
+        ((2, 1, 1, 1), (2, 0, 3, 1, 4), "bd"),  # no scene has half of the others, one has most
+    ],
+)
+def test_the_scene_that_most_frames_show_is_the_bursts(counts, order, kept):
+    frames = strays(*counts)
+    burst = align([frames[i] for i in order], names="abcdef"[: len(order)])
+    assert burst.names == tuple(kept)
+
+
+def test_strangers_alone_are_refused_after_a_few_tries(monkeypatch):
+    calls = []
+
+    def register(*given):
+        calls.append(given)
+        return Transform(np.eye(3), correlation=0.1)
+
+    monkeypatch.setattr("n2n.bursts._register", register)
+    text = refusal(noisy(scene(), 6))
+    assert text.startswith("frame 2 does not show the scene of frame 1 (correlation 0.10")
+    assert len(calls) == 4 * 5
+
+
+def test_frames_are_tried_as_small_copies():
+    wide = np.zeros((300, 3000, 3), np.float32)
+    assert _glance(wide).shape == (51, 512)
+    assert _glance(wide[:60]).shape == (48, 2400) and _glance(wide[:20, :600]).shape == (20, 600)
+
+
 @pytest.mark.parametrize(
     ("correlation", "error", "said"),
     [
@@ -339,6 +391,68 @@ def test_doubtful_registration_is_said():
     found = [Transform(np.eye(3)), Transform(np.eye(3), error=0.4)]
     ((_, text),) = placed(found, (50, 60, 3), ("a", "b"), 0, True)
     assert text.startswith("The place of b is known to 0.4 px only")
+
+
+@pytest.mark.parametrize(
+    ("errors", "kept"),
+    [
+        ((0, 0.2, 1.1, 0.9), [0, 1, 3]),
+        ((0, 1.1, 1.1), [0, 1, 2]),  # all of them in doubt: better than nothing
+        ((0, 1.1), [0, 1]),
+        ((1.1, 0, 0.9), [1, 2]),
+    ],
+)
+def test_a_frame_whose_place_is_not_known_is_left_out(errors, kept):
+    """Registration must be good to 0.1 px; at 6,000 px the share `LOST` alone is 30 px."""
+    found = [Transform(np.eye(3), None, 0.95, error) for error in errors]
+    names = tuple("abcd"[: len(errors)])
+    got, notes = checks.related(found, (4000, 6000, 3), names, errors.index(0))
+    assert got == kept
+    said = [text for _, text in notes]
+    assert len(said) == len(errors) - len(kept)
+    assert all("its place is known to 1.1 px only: it is left out" in text for text in said)
+    assert checks.related(found, (4000, 6000, 3), names, errors.index(0), used=False)[1] == []
+
+
+@pytest.mark.parametrize(("error", "used"), [(0.1, 3), (0.6, 3), (1.2, 2)])
+def test_doubt_about_a_place_costs_the_frame_or_a_sentence(monkeypatch, error, used):
+    frames = noisy(scene(), 3)
+
+    def register(frame, reference, local):
+        doubtful = np.array_equal(frame, frames[1])
+        return Transform(np.eye(3), error=error if doubtful else 0.05)
+
+    monkeypatch.setattr("n2n.bursts._register", register)
+    burst = align(frames, names="abc", reference=0)
+    assert len(burst.frames) == used
+    said = " ".join(burst.checks)
+    assert ("The place of b is known to 0.6 px only" in said) == (error == 0.6)
+    left_out = "b has too little structure to register it well: its place is known to 1.2 px only"
+    assert [" ".join(one) for one in burst.left_out] == [left_out] * (3 - used)
+
+
+def stored(white: int, largest: int, dtype: str = "uint16") -> list[np.ndarray]:
+    """Return frames of integers up to the largest, read as if this were the value of white."""
+    frames = np.clip(noisy(scene(), 3), 0, None)
+    numbers = np.rint(frames * (largest / frames.max())).astype(dtype)
+    return [images.to_float(one, white) for one in numbers]
+
+
+def test_frames_that_fill_little_of_their_range_are_told():
+    (text,) = (text for text in align(stored(65535, 4095)).checks if "dB" in text)
+    assert "fill 6.2 % of 16 bits (their largest value is 4,095)" in text
+    assert "against 65,535, 24 dB more than against that" in text
+    assert "of 12 bits, say --data-range 0,4095." in text
+    assert any("0,16383" in text for text in align(stored(65535, 9000)).checks)
+
+
+@pytest.mark.parametrize(
+    ("white", "largest", "dtype"),
+    [(4095, 4095, "uint16"), (4095, 900, "uint16"), (65535, 17000, "uint16"), (255, 50, "uint8")],
+)
+def test_frames_of_a_given_white_or_of_8_bits_are_not(white, largest, dtype):
+    assert not any("dB" in text for text in align(stored(white, largest, dtype)).checks)
+    assert checks.filled([0.2 * one for one in noisy(scene(), 2)]) == []
 
 
 def test_shared_noise_is_said():

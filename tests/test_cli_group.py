@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -99,9 +100,59 @@ def test_results_stand_beside_their_frames_without_an_output(folder, made):
     ]
 
 
+@pytest.fixture
+def card(tmp_path):
+    """A camera's card: three folders, two of them with a burst of equal names."""
+    card = tmp_path / "DCIM"
+    for number, inner in enumerate(("100CANON", "101CANON", "102CANON/own")):
+        (card / inner).mkdir(parents=True)
+        for index in (1, 2):
+            second, name = 100 * number + index, "IMG" if number < 2 else "OWN"
+            photograph(card / inner / f"{name}_{index}.jpg", second)
+    return card
+
+
+def test_the_folders_of_a_card_are_found_again_in_the_output(card, tmp_path, made):
+    out, pages = tmp_path / "clean", tmp_path / "pages"
+    assert run(card, "--group", "-o", out, "--report", pages) == 0
+    assert made[0] == [
+        (["IMG_1.jpg", "IMG_2.jpg"], out / "100CANON" / "IMG_1-n2n.png"),
+        (["IMG_1.jpg", "IMG_2.jpg"], out / "101CANON" / "IMG_1-n2n.png"),
+        (["OWN_1.jpg", "OWN_2.jpg"], out / "102CANON" / "own" / "OWN_1-n2n.png"),
+    ]
+    assert sorted(one.name for one in pages.iterdir()) == ["100CANON", "101CANON", "102CANON"]
+
+
+def test_without_an_output_the_results_stand_in_the_cards_folders(card, made, capsys):
+    images.write(card / "101CANON" / "IMG_1-n2n.png", np.zeros((8, 8), np.uint16))
+    assert run(card, "--group") == 2
+    assert [target.parent.name for _, target in made[0]] == ["100CANON", "own"]
+    assert "101CANON/IMG_1-n2n.png': exists" in capsys.readouterr().err
+
+
+def test_only_group_looks_into_folders(card, made, capsys):
+    assert "holds no pictures" in refused(capsys, card)
+
+
 def test_a_longer_gap_joins(folder, made):
     assert run(folder, "--group", "--gap", 100) == 0
     assert len(made[0]) == 1 and len(made[0][0][0]) == 6
+
+
+@pytest.mark.parametrize("words", ["(-4:Insufficient memory) Failed", "RESOURCE_EXHAUSTED: x"])
+def test_a_burst_without_memory_stops_no_other(folder, made, capsys, words):
+    """As OpenCV and jax say it."""
+    made[1]["IMG_1.jpg"] = cv2.error(words) if "-4" in words else RuntimeError(words)
+    assert run(folder, "--group", "--quiet") == 1
+    assert len(made[0]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("n2n: out of memory") and err.count("\n") == 1
+
+
+def test_a_fault_of_n2n_is_not_hidden(folder, made):
+    made[1]["IMG_1.jpg"] = cv2.error("(-215:Assertion failed) !empty()")
+    with pytest.raises(cv2.error, match="Assertion"):
+        run(folder, "--group", "--quiet")
 
 
 @pytest.mark.parametrize("problem, status", [(Error("no"), 2), (Failure("full"), 1)])

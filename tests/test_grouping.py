@@ -83,6 +83,14 @@ def test_shots_without_a_time_are_told_apart_by_the_rest():
     assert names(groups(shots)) == [["1", "2", "4"], ["3"], ["5"]]
 
 
+def test_shots_without_a_time_belong_to_their_folder():
+    shots = [Shot(Path(folder, name), (60, 40)) for folder in "ab" for name in ("1.jpg", "2.jpg")]
+    found = groups(shots)
+    assert [{one.path.parent.name for one in group} for group in found] == [{"a"}, {"b"}]
+    timed = [dataclasses.replace(one, time=index / 5) for index, one in enumerate(shots)]
+    assert len(groups(timed)) == 1  # a camera begins a new folder amid a burst
+
+
 shot_lists = st.lists(
     st.builds(
         Shot,

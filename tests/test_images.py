@@ -881,6 +881,54 @@ def test_raw_wins_over_jpeg_where_it_can_be_read(tmp_path, monkeypatch):
     assert names == ["A.jpg", "b.JPEG", "c.dng", "c.png", "d.jpg"]
 
 
+@pytest.mark.parametrize(
+    ("given", "missing", "kept"),
+    [
+        ("A.cr3 a.hif", [], "A.cr3"),
+        ("A.cr3 A.HIF A.jpg A.png", [], "A.cr3 A.png"),
+        ("B.heic b.jpg", [], "B.heic"),
+        ("B.avif b.jpeg C.jpg", [], "B.avif C.jpg"),
+        ("A.cr3 A.hif A.jpg", ["rawpy"], "A.hif"),
+        ("A.cr3 A.hif A.jpg", ["rawpy", "pillow_heif"], "A.jpg"),
+        ("A.cr3 A.hif", ["rawpy", "pillow_heif"], "A.cr3"),
+        ("A.cr3 A.dng A.hif", [], "A.cr3 A.dng"),
+    ],
+)
+def test_of_one_shot_the_best_file_that_can_be_read_wins(
+    tmp_path, monkeypatch, given, missing, kept
+):
+    for name in given.split():
+        (tmp_path / name).write_bytes(b"picture")
+    for module in ("rawpy", "pillow_heif"):
+        monkeypatch.setitem(sys.modules, module, None if module in missing else object())
+    monkeypatch.setattr("n2n.images.frames.software", lambda _: "")
+    assert [file.name for file in images.frames_in(tmp_path)] == kept.split()
+
+
+def test_folders_below_are_looked_into_where_asked(tmp_path):
+    card = tmp_path / "DCIM"
+    for inner in ("100CANON/deep", "101CANON", "99CANON", ".Trashes", "out.png.run"):
+        (card / inner).mkdir(parents=True)
+        touched(card / inner, "IMG_10.png", "IMG_9.png", ".hidden.png")
+    touched(card / "100CANON", "IMG_1.jpg")
+    os.symlink(card, card / "101CANON" / "round", target_is_directory=True)
+    os.symlink(card / "99CANON", card / "link", target_is_directory=True)
+    assert "no pictures" in error_of(images.frames_in, card)
+    found = [str(one.relative_to(card)) for one in images.frames_in(card, below=True)]
+    expected = ["99CANON/IMG_9.png", "99CANON/IMG_10.png", "100CANON/IMG_1.jpg"]
+    expected += [f"100CANON/deep/IMG_{n}.png" for n in (9, 10)]
+    assert found == [*expected, "101CANON/IMG_9.png", "101CANON/IMG_10.png"]
+    (tmp_path / "empty").mkdir()
+    assert "no pictures" in error_of(images.frames_in, tmp_path / "empty", below=True)
+
+
+def test_equal_stems_in_two_folders_are_two_shots(tmp_path):
+    for name in ("a/IMG_1.jpg", "b/IMG_1.CR3"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"picture")
+    assert len(images.frames_in(tmp_path, below=True)) == 2
+
+
 def test_named_files_keep_their_order_and_patterns_are_expanded(tmp_path):
     touched(tmp_path, "IMG_10.png", "IMG_2.png", "other.png")
     named = [tmp_path / "other.png", tmp_path / "IMG_2.png"]

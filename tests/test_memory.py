@@ -6,12 +6,14 @@ import re
 import subprocess
 import sys
 
+import cv2
 import jax
 import numpy as np
 import pytest
 from test_resume import fit
 
-from n2n import devices, networks, predict
+from n2n import cli, devices, networks, predict
+from n2n.cli import inspection
 from n2n.networks import Lean
 from n2n.training import TrainConfig, loop
 from n2n.training.memory import too_large
@@ -103,6 +105,18 @@ def test_other_faults_of_a_step_pass(monkeypatch) -> None:
     monkeypatch.setattr(loop, "make_chunk", broken)
     with pytest.raises(OSError, match="no"):
         fit("pairs", None)
+
+
+def test_memory_that_opencv_does_not_get_is_one_line(capsys, monkeypatch) -> None:
+    """More than any address space holds, so that OpenCV itself says it."""
+
+    def fill(options):
+        cv2.copyMakeBorder(np.zeros((1, 1)), 0, 2**30, 0, 2**30, cv2.BORDER_CONSTANT)
+
+    monkeypatch.setattr(inspection, "run", fill)
+    assert cli.main(["inspect", "x"]) == cli.FAILED
+    err = capsys.readouterr().err
+    assert err.startswith("n2n: out of memory") and err.count("\n") == 1
 
 
 @pytest.mark.parametrize("seed", range(4))

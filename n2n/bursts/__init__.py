@@ -20,6 +20,7 @@ from n2n.bursts.noise import noise_profile
 from n2n.bursts.tone import matched
 from n2n.profile import Profile
 from n2n.registration import Transform, largest, warp
+from n2n.registration.geometry import cv2, grey
 from n2n.types import Burst, Error
 
 _NEARLY = 0.98
@@ -28,6 +29,10 @@ _CLEARLY = 1.01
 """Factor by which another explanation must leave more of it in use."""
 _LOOKS = 3
 """Times that light and movement are told from each other anew, as long as it helps."""
+_TRIES = 3
+"""Frames that are tried in place of a reference whose scene few others show."""
+_GLANCE = 512
+"""Longest side in pixels of the copies by which they are tried."""
 
 
 def align(
@@ -41,11 +46,12 @@ def align(
     """Bring frames H,W,C (or H,W) float32 in display units into their reference's geometry.
 
     `reference` is an index, by default the first, or the least blurred one if that shows 5 % more
-    fine detail; with `register=False` the frames are taken as aligned. Frames that show another
-    scene, or are clearly blurred, are left out with a sentence in `checks`; what makes the burst
-    useless raises `Error` and names the frame. Frames brighter or darker by more than
-    `checks.BRACKET` are a bracket, unless they are known to be equally `exposed`: then the light
-    has changed, and is matched.
+    fine detail; if few show the first one's scene, one that more do. With `register=False` the
+    frames are taken as aligned. Frames that show another scene, whose place stays in doubt, or that
+    are clearly blurred, are left out with a sentence in `checks`; what makes the burst useless
+    raises `Error` and names the frame. Frames brighter or darker by more than `checks.BRACKET` are
+    a bracket, unless they are known to be equally `exposed`: then the light has changed, and is
+    matched.
     """
     names = tuple(names or (f"frame {index + 1}" for index in range(len(frames))))
     pictures = checks.usable(frames, names)
@@ -53,13 +59,16 @@ def align(
     first = _index(reference, len(pictures))
     given = names
     found, notes, stacked = _found(pictures, first, register), list[checks.Note](), None
+    common = _common(pictures, found, first) if reference is None else first
+    if common != first:
+        first, found = common, _found(pictures, common, register)
     if register:
         better, notes, stacked = _less_blurred(pictures, found, names, first, reference is None)
         if better != first:
             stacked = None
             first, found = better, _found(pictures, better, register)
-    kept, strange = checks.related(found, pictures[first].shape, names, first)
-    notes += strange
+    kept, strange = checks.related(found, pictures[first].shape, names, first, register)
+    notes += strange + checks.filled(pictures)
     pictures, found = [pictures[i] for i in kept], [found[i] for i in kept]
     names, first = tuple(names[i] for i in kept), kept.index(first)
     limit = hard_limit(pictures)
@@ -110,6 +119,38 @@ def _found(pictures: list[np.ndarray], first: int, local: bool) -> list[Transfor
         Transform(np.eye(3)) if index == first else _register(picture, pictures[first], local)
         for index, picture in enumerate(pictures)
     ]
+
+
+def _common(pictures: list[np.ndarray], found: list[Transform], first: int) -> int:
+    """Return a frame whose scene most others show: `first`, unless fewer than half of them do.
+
+    Then small copies tell it, of the earliest frames that show none of the scenes tried before.
+    """
+    best, kin = first, checks.kin(found, pictures[first].shape)
+    most, rest = len(kin), [index for index in range(len(found)) if index not in kin]
+    if len(found) < 3 or _by_half(most, found):
+        return first
+    small = [_glance(one) for one in pictures]
+    for _ in range(_TRIES):
+        if _by_half(most, found) or not rest:
+            break
+        kin = checks.kin(_found(small, rest[0], False), small[0].shape)
+        best, most = (rest[0], len(kin)) if len(kin) > most else (best, most)
+        rest = [index for index in rest[1:] if index not in kin]
+    return best
+
+
+def _by_half(most: int, found: list[Transform]) -> bool:
+    """Say whether so many frames, one of them the reference, are half of the others at least."""
+    return 2 * (most - 1) >= len(found) - 1
+
+
+def _glance(picture: np.ndarray) -> np.ndarray:
+    """Average a picture H,W,C to H,W of `_GLANCE` pixels; a narrow one is left wide enough."""
+    short, long = sorted(picture.shape[:2])
+    factor = min(1.0, max(_GLANCE / long, 4 * registration.SMALLEST / short))
+    size = [max(1, round(factor * side)) for side in picture.shape[1::-1]]
+    return cv2.resize(grey(picture), size, interpolation=cv2.INTER_AREA)
 
 
 def _less_blurred(

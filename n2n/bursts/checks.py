@@ -20,6 +20,11 @@ SURELY = 0.7
 LOST = 0.005
 """Share of the longer side by which, below `SURELY`, a frame's place may be in doubt: pairs of
 strangers start at 0.7 %, noisy frames that just correlate stay near 0.05 %."""
+DOUBTFUL = 0.25
+"""Standard error in pixels of a frame's place from which on it is told."""
+UNPLACED = 1.0
+"""That from which on a frame is not used: it would blur what the others show. Frames of the two
+real bursts at hand stay below 0.1."""
 SHARP = 0.7
 """Share of the reference's fine detail below which a frame was moved or defocused."""
 DETAIL = (1.0, 2.0)
@@ -27,6 +32,9 @@ DETAIL = (1.0, 2.0)
 SHARPER = 1.05
 """Share of the first frame's fine detail from which on another is the better reference."""
 _LEFT_OUT = ": it is left out."
+_DEEP = 65535
+_FEW = 10_000
+"""Values of each frame, evenly taken, that tell whether all are whole parts of white."""
 Shares = dict[int, tuple[np.ndarray, np.ndarray]]
 """Detail of a frame and of the reference, by blocks."""
 BRACKET = 1.2
@@ -95,10 +103,23 @@ def unrelated(found: Transform, shape: tuple[int, ...], name: str, reference: st
     return None
 
 
+def kin(found: list[Transform], shape: tuple[int, ...]) -> list[int]:
+    """Return which registered frames of this shape show the reference's scene, itself included."""
+    return [i for i, one in enumerate(found) if unrelated(one, shape, "", "") is None]
+
+
 def related(
-    found: list[Transform], shape: tuple[int, ...], names: tuple[str, ...], first: int
+    found: list[Transform],
+    shape: tuple[int, ...],
+    names: tuple[str, ...],
+    first: int,
+    used: bool = True,
 ) -> tuple[list[int], list[Note]]:
-    """Return the frames that show the reference's scene, and a sentence for each other one."""
+    """Return the frames that fit the reference, and a sentence for each other one.
+
+    They show its scene and, where registration is `used`, their place is known; where that would
+    leave the reference alone, frames of doubtful place are kept.
+    """
     why = [
         unrelated(one, shape, name, names[first]) for one, name in zip(found, names, strict=True)
     ]
@@ -106,7 +127,15 @@ def related(
     strange = [text for text in why if text is not None]
     if len(kept) < 2:
         raise Error(f"{strange[0]}: fewer than two frames are left; choose frames of one scene")
-    return kept, [(100.0, f"{text}{_LEFT_OUT}") for text in strange]
+    notes = [(100.0, f"{text}{_LEFT_OUT}") for text in strange]
+    known = [index for index in kept if found[index].error <= UNPLACED]
+    if not used or len(known) < 2:
+        return kept, notes
+    for index in sorted(set(kept) - set(known)):
+        error = found[index].error
+        text = f"{names[index]} has too little structure to register it well: its place is known to"
+        notes.append((90.0, f"{text} {error:.1f} px only{_LEFT_OUT}"))
+    return known, notes
 
 
 def placed(
@@ -119,7 +148,7 @@ def placed(
         if not used and shift > max(0.5, 3 * one.error):
             text = f"{name} is shifted by up to {shift:.1f} px against {names[first]}"
             notes.append((50 + shift, f"{text} and registration is off: the mean will be blurred."))
-        if used and one.error > 0.25:
+        if used and one.error > DOUBTFUL:
             text = f"The place of {name} is known to {one.error:.1f} px only"
             notes.append((40 + one.error, f"{text}: too little structure to register it well."))
     return notes
@@ -326,6 +355,29 @@ def correlated(stack: np.ndarray, weights: np.ndarray, names: tuple[str, ...]) -
 def _noise(frame: np.ndarray) -> np.ndarray:
     picture = grey(frame)
     return picture - cv2.blur(picture, (3, 3))
+
+
+def filled(pictures: Sequence[np.ndarray]) -> list[Note]:
+    """Say so where frames fill less than a quarter of the 16 bits that they were read from.
+
+    Their numbers tell: whole 65,535ths, but not all of them whole 255ths, as of 8 bits. With the
+    white of their sensor given they would be others.
+    """
+    top = max(float(one.max()) for one in pictures)
+    sample = np.concatenate([one.ravel()[:: max(1, one.size // _FEW)] for one in pictures])
+    if not 0 < top < 0.25 or _whole(sample, 255) or not _whole(sample, _DEEP):
+        return []
+    most = round(top * _DEEP)
+    bits = most.bit_length()
+    text = f"The frames fill {100 * top:.2g} % of 16 bits (their largest value is {most:,})"
+    text = f"{text}: figures in dB are against {_DEEP:,}, {-20 * np.log10(top):.0f} dB more than"
+    advice = f"if their white is that of {bits} bits, say --data-range 0,{2**bits - 1}"
+    return [(15.0, f"{text} against that; {advice}.")]
+
+
+def _whole(values: np.ndarray, white: int) -> bool:
+    """Say whether float32 values are integers divided by their white, as `images.to_float` does."""
+    return bool((np.rint(values * white).astype(np.float32) / np.float32(white) == values).all())
 
 
 def clipped(mask: np.ndarray, limit: float | None) -> list[Note]:

@@ -19,6 +19,8 @@ from typing import Any
 from n2n.types import Error, Failure
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+_FULL = ("RESOURCE_EXHAUSTED", "(-4:Insufficient memory)")
+"""How jax and OpenCV say that the memory is full."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,21 +43,22 @@ def _attempt(work: Callable[[], int]) -> int:
         return _say(error, REFUSED)
     except KeyboardInterrupt as stop:
         return _say(str(stop) or "stopped; nothing was written", INTERRUPTED)
-    except (Failure, MemoryError, OSError) as error:
-        return _say(failure(error), FAILED)
-    except RuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):  # how jax says that a device's memory is full
+    except Exception as error:  # of OpenCV's and jax's, those that tell of full memory
+        text = failure(error)
+        if text is None:
             raise
-        return _say(failure(MemoryError()), FAILED)
+        return _say(text, FAILED)
 
 
-def failure(error: Exception) -> str:
-    """Return one line about work that failed."""
-    if isinstance(error, MemoryError):
-        return "out of memory; close other programs, or take smaller pictures or a smaller --tile"
+def failure(error: Exception) -> str | None:
+    """Return one line about work that failed; None for a fault of n2n."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror + (f": {error.filename!r}" if error.filename else "")
-    return str(error) or type(error).__name__
+    if isinstance(error, OSError | Failure):
+        return str(error) or type(error).__name__
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _FULL):
+        return "out of memory; close other programs, or take smaller pictures or a smaller --tile"
+    return None
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -22,7 +22,7 @@ def run(options: Any) -> int:
 
     screen = Screen(options.quiet, machine=options.json == "-")
     _check(options)
-    paths = list(dict.fromkeys(images.frames_in(options.frames)))
+    paths = list(dict.fromkeys(images.frames_in(options.frames, below=True)))
     outputs.check_json(options.json, overwrite=options.overwrite, sources=paths)
     shots: list[Any] = []
     statuses = [
@@ -35,8 +35,8 @@ def run(options: Any) -> int:
         raise Error("--group: no two pictures belong together; give a longer --gap, or no --group")
     every = [_options(options, [one.path for one in group]) for group in bursts]
     _distinct(every)
-    if options.report is not None:
-        Path(options.report).mkdir(parents=True, exist_ok=True)
+    for one in every if options.report is not None else ():
+        Path(one.report).parent.mkdir(parents=True, exist_ok=True)
     facts: list[dict[str, Any]] = []
     for number, one in enumerate(every, 1):
         screen.result(f"burst {number} of {len(every)}: {_span(bursts[number - 1])}")
@@ -57,13 +57,20 @@ def _check(options: Any) -> None:
 
 
 def _options(options: Any, paths: list[Path]) -> argparse.Namespace:
-    """Return the options of one burst's own command."""
-    out = options.out and os.path.join(options.out, "")
+    """Return the options of one burst's own command; folders are found again below the output."""
+    below = _below(paths[0], options.frames)
+    out = options.out and os.path.join(options.out, below, "")
     own = {"frames": [str(path) for path in paths], "out": out, "json": None, "group": False}
     one = argparse.Namespace(**vars(options) | own)
     if options.report is not None:
-        one.report = str(Path(options.report) / f"{_target(one).stem}.html")
+        one.report = str(Path(options.report) / below / f"{_target(one).stem}.html")
     return one
+
+
+def _below(path: Path, given: list[str]) -> Path:
+    """Return the folder of a file as seen from the given one that it lies in; `.` for a file."""
+    inside = (Path(one) for one in given if path.is_relative_to(one) and path != Path(one))
+    return next((path.parent.relative_to(folder) for folder in inside), Path())
 
 
 def _target(options: Any) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 import n2n.cli
 from n2n.cli import outputs
 from n2n.cli.screen import Screen, duration
-from n2n.types import Error, Failure, Interrupted
+from n2n.types import Error, Interrupted
 
 _STEP_SECONDS = {"default": 0.1, "unet": 0.33, "red30": 6.0}
 """Measured on two cores for 8 crops of 64 px; the bar corrects it as soon as it runs."""
@@ -122,7 +122,10 @@ def guarded(screen: Screen, work: Any, *arguments: Any) -> int:
     except Error as error:
         screen.problem(f"n2n: {error}")
         return n2n.cli.REFUSED
-    except (Failure, MemoryError, OSError) as error:
-        screen.problem(f"n2n: {n2n.cli.failure(error)}")
+    except Exception as error:  # of OpenCV's and jax's, those that tell of full memory
+        text = n2n.cli.failure(error)
+        if text is None:
+            raise
+        screen.problem(f"n2n: {text}")
         return n2n.cli.FAILED
     return n2n.cli.DONE

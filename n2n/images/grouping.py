@@ -25,8 +25,8 @@ def groups(shots: Sequence[Shot], gap: float = GAP) -> list[list[Shot]]:
 
     Frames of a burst have one camera, one size, exposures within `STEP`, and no pause beyond `gap`
     seconds (and the two exposures) between them. Shots without a time are told apart by the rest
-    alone. A file of several pages is a group of its own. The groups are a partition of the shots
-    and keep their order, within a group and by their first shot.
+    and by their folders alone. A file of several pages is a group of its own. The groups are a
+    partition of the shots and keep their order, within a group and by their first shot.
     """
     found = [
         sorted(alike)
@@ -38,10 +38,11 @@ def groups(shots: Sequence[Shot], gap: float = GAP) -> list[list[Shot]]:
 
 
 def _kinds(shots: Iterable[_Placed]) -> list[list[_Placed]]:
-    """Split by camera and size, and stacks from everything else."""
+    """Split by camera and size, without a time by folder, and stacks from everything else."""
     parts: dict[Any, list[_Placed]] = {}
     for index, one in shots:
-        key = (one.camera, one.size, index if one.pages > 1 else None)
+        folder = one.path.parent if one.time is None else None
+        key = (one.camera, one.size, folder, index if one.pages > 1 else None)
         parts.setdefault(key, []).append((index, one))
     return list(parts.values())
 
