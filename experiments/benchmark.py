@@ -73,7 +73,9 @@ def our_step(
         sample=lambda key, stripe, progress: Batch(*stripe),
         loss=losses.l2,
     )
-    config = step.TrainConfig(steps=10**6, batch=batch, crop=side, precision=precision)
+    config = step.TrainConfig(
+        steps=10**6, batch=batch, crop=side, optimizer="adam", precision=precision
+    )
     net, mesh = our_network(network, precision), devices.mesh(1)
     state, pool = step.start(net, config), devices.place(task.pool, mesh)
     update = devices.jit(step.make_step(task, net, config, mesh), donate_argnums=0)

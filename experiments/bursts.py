@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,15 @@ import n2n
 from experiments import runs
 from n2n import simulate
 from n2n.corruptions import Camera
-from n2n.denoiser import fuse_best, starting, turned
+from n2n.denoiser import (
+    BURST_BATCH,
+    BURST_STEPS,
+    FINE_RATE,
+    RATE,
+    fuse_best,
+    starting,
+    turned,
+)
 
 GAINS = (0.01, 0.04)
 READ = 0.005
@@ -43,7 +52,6 @@ PIPELINES: dict[str, dict[str, float]] = {
     "raw": {},
     "developed": {"red": 2.0, "blue": 1.6, "mosaic": 1.0, "quality": 95.0},
 }
-STEPS = 2500
 
 
 @dataclass(frozen=True)
@@ -87,15 +95,20 @@ CASES = tuple(
 
 def main() -> None:
     """Shoot every burst, make pictures of it in all ways, and record their figures."""
-    experiment = runs.start(__doc__, "bursts")
+    experiment = runs.start(__doc__, "bursts", rows=tuple(case.name for case in CASES))
     paths = experiment.files(["cid22_val"])
-    for case in CASES:
+    for case in [case for case in CASES if case.name in experiment.rows]:
         for seed in experiment.seeds or PICTURES:
             if experiment.recorded(case.name, seed) is None:
                 experiment.pause()
-                scene = n2n.read(paths[seed]).array / np.float32(255)
+                figures = measured(experiment, case, scene(paths[seed]), seed)
                 experiment.record(case.name, seed, None, picture=paths[seed].name,
-                                  **measured(experiment, case, scene, seed))  # fmt: skip
+                                  steps=BURST_STEPS, batch=BURST_BATCH, **figures)  # fmt: skip
+
+
+def scene(path: Path) -> np.ndarray:
+    """Read a picture as a scene H,W,3 in [0, 1]."""
+    return n2n.read(path).array / np.float32(255)
 
 
 def measured(
@@ -146,7 +159,8 @@ def ways(
         experiment.pause()
         out = experiment.file(f"{case.name}-{way}", seed, ".safetensors")
         model = n2n.load(out) if out.exists() else n2n.fit(
-            burst, init=starts[way], steps=STEPS, out=out, resume=True)  # fmt: skip
+            burst, init=starts[way], steps=BURST_STEPS, batch=BURST_BATCH, devices=1, out=out,
+            learning_rate=FINE_RATE if way == "n2n" else RATE, resume=True)  # fmt: skip
         start = weights if way == "n2n" else None
         yield way, fuse_best(model, start, burst)[1].image
         if case.moves == "crossed":

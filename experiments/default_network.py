@@ -75,7 +75,7 @@ def burst_row(name: str, data: Path, picture: str, steps: int) -> dict[str, Any]
     rng = np.random.default_rng(0)
     frames = [clean + SIGMA * rng.standard_normal(clean.shape) for _ in range(FRAMES)]
     burst = n2n.align([frame.astype(np.float32) for frame in frames], register=False)
-    model = n2n.fit(burst, network=CANDIDATES[name], steps=steps, seed=0)
+    model = n2n.fit(burst, network=CANDIDATES[name], steps=steps, optimizer="adam", seed=0)
     fused = model.fuse(burst).image
     return {"db": n2n.psnr(fused.clip(0, 1), clean), "steps": steps}
 
@@ -83,7 +83,7 @@ def burst_row(name: str, data: Path, picture: str, steps: int) -> dict[str, Any]
 def set_row(name: str, data: Path, steps: int) -> dict[str, Any]:
     """Train on BSD300 and score on Kodak."""
     task = n2n.simulated(data / "bsd300_train", input=Gaussian((0.0, 50 / 255)))
-    model = n2n.fit(task, network=CANDIDATES[name], steps=steps, seed=0)
+    model = n2n.fit(task, network=CANDIDATES[name], steps=steps, optimizer="adam", seed=0)
     rows = n2n.evaluate(model, data / "kodak24", corruption=Gaussian(SIGMA))
     return {"db": statistics.mean(row["psnr"] for row in rows), "steps": steps}
 

@@ -6,6 +6,8 @@ ImageNet: 32.39 dB on Kodak, 31.02 on BSD300 with noisy targets, 32.38 and 31.01
 (the original code's U-Net); RED30 32.48 and 31.06; BM3D with sigma known 31.82 and 30.34.
 
     python -m experiments.gaussian DATA --preset cpu    (22 minutes on two cores, BM3D 25 more)
+    python -m experiments.gaussian DATA --preset long --rows noisy    (an hour of one core)
+    python -m experiments.gaussian DATA --preset long --rows clean    (the same, beside it)
     python -m experiments.gaussian DATA --preset paper   (7.5 hours a model on a Titan V)
 """
 
@@ -15,12 +17,12 @@ from experiments import runs
 from n2n.corruptions import Gaussian
 
 PROBLEM = runs.Problem(input=Gaussian((0.0, 50 / 255)), test=Gaussian(25 / 255))
-RECIPES = {"cpu": runs.CPU, "paper": runs.PAPER}
+RECIPES = {"cpu": runs.CPU, "long": runs.LONG, "paper": runs.PAPER}
 
 
 def main() -> None:
     """Train with noisy and with clean targets, seed by seed, and score both; on Kodak BM3D, too."""
-    experiment = runs.start(__doc__, "gaussian")
+    experiment = runs.start(__doc__, "gaussian", rows=runs.BOTH, presets=tuple(RECIPES))
     runs.compare(experiment, PROBLEM, RECIPES[experiment.preset])
     runs.classical(experiment, "bm3d", PROBLEM.sets[:1], PROBLEM.test)
 

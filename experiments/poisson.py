@@ -10,6 +10,7 @@ and 30.27 with clean ones (the original code; the paper's table says 31.50 and 3
 the Anscombe transform 29.15 and 27.56 in the paper.
 
     python -m experiments.poisson DATA --preset cpu    (30 minutes on two cores, BM3D 25 more)
+    python -m experiments.poisson DATA --preset long --rows noisy    (an hour of one core)
     python -m experiments.poisson DATA --preset paper   (8 hours a model on a Titan V)
 """
 
@@ -20,14 +21,18 @@ import dataclasses
 from experiments import runs
 from n2n.corruptions import Poisson
 
-RATES = {"cpu": (1.0, 50.0), "paper": (0.001, 50.0)}
+RATES = {"cpu": (1.0, 50.0), "long": (1.0, 50.0), "paper": (0.001, 50.0)}
 PROBLEM = runs.Problem(input=Poisson(RATES["paper"]), test=Poisson(30.0))
-RECIPES = {"cpu": dataclasses.replace(runs.CPU, learning_rate=5e-4), "paper": runs.PAPER}
+RECIPES = {
+    "cpu": dataclasses.replace(runs.CPU, learning_rate=5e-4),
+    "long": runs.LONG,
+    "paper": runs.PAPER,
+}
 
 
 def main() -> None:
     """Train with noisy and with clean targets, seed by seed, and score both; on Kodak BM3D, too."""
-    experiment = runs.start(__doc__, "poisson")
+    experiment = runs.start(__doc__, "poisson", rows=runs.BOTH, presets=tuple(RECIPES))
     problem = dataclasses.replace(PROBLEM, input=Poisson(RATES[experiment.preset]))
     runs.compare(experiment, problem, RECIPES[experiment.preset])
     runs.classical(experiment, "bm3d", PROBLEM.sets[:1], PROBLEM.test)

@@ -3,7 +3,8 @@
     python -m experiments.gaussian DATA --preset cpu --minutes 9
 
 DATA holds the folders of pictures that an experiment names. `--preset cpu` shows the effect on two
-cores, `--preset paper` is the full recipe. After `--minutes` the state is saved and the command
+cores, `--preset paper` is the full recipe; `long`, of the few experiments that have it, is what two
+cores can do in an hour or two. After `--minutes` the state is saved and the command
 ends with status 75; the same command goes on where it stopped. Models stay in `--runs`, a folder
 for each experiment and preset; what is finished there is not done again. Every figure is a line of
 `experiments/results/NAME.jsonl`; a line of the same preset, row and seed is replaced.
@@ -49,6 +50,8 @@ class Recipe:
     batch: int = 8
     crop: int = 64
     learning_rate: float = 1e-3
+    optimizer: str = "adam"
+    """The paper's."""
     seeds: tuple[int, ...] = (0,)
     """The paper's rows come from one; gaps from three."""
 
@@ -57,13 +60,20 @@ LEAN = {"kind": "lean", "inputs": 3, "outputs": 3, "widths": [16, 32, 64, 64, 64
 """The default network without the input for a noise map: these tasks are blind."""
 CPU = Recipe(LEAN, steps=1500, seeds=(0, 1, 2))
 """About two and a half minutes for each model on two cores."""
+LONG = Recipe(LEAN, steps=12_000, batch=4, crop=96, optimizer="muon")
+"""About 50 minutes for each model on one core; `--rows` gives each a core of its own."""
 PAPER = Recipe("unet", steps=500_000, batch=4, crop=256, learning_rate=3e-4)
 """The recipe behind the original code's figures (reference 1.3, `--long-train`)."""
 TRAINING: Mapping[str, tuple[str, ...]] = {
     "cpu": ("bsd300_train",),
+    "long": ("bsd300_train", "bsds500_extra", "cid22_train"),
     "paper": ("bsd300_train", "bsds500_extra", "cid22_train"),
 }
 """Folders of training pictures of each preset, in place of ImageNet, which may not be passed on."""
+
+
+BOTH = ("noisy", "clean")
+"""The targets that Table 1 compares."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +162,7 @@ class Experiment:
                 batch=recipe.batch,
                 crop=recipe.crop,
                 learning_rate=recipe.learning_rate,
+                optimizer=recipe.optimizer,
                 seed=seed,
                 out=path,
                 resume=True,
@@ -241,7 +252,13 @@ class Curve:
         aside.replace(self.path)
 
 
-def start(doc: str, name: str, *, rows: tuple[str, ...] = ()) -> Experiment:
+def start(
+    doc: str,
+    name: str,
+    *,
+    rows: tuple[str, ...] = (),
+    presets: tuple[str, ...] = ("cpu", "paper"),
+) -> Experiment:
     """Read the command line of an experiment; with `rows` some of them may be asked for."""
     parser = argparse.ArgumentParser(
         prog=f"python -m experiments.{name}",
@@ -249,7 +266,7 @@ def start(doc: str, name: str, *, rows: tuple[str, ...] = ()) -> Experiment:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("data", type=Path, help="the folder that holds the folders of pictures")
-    parser.add_argument("--preset", choices=("cpu", "paper"), default="cpu")
+    parser.add_argument("--preset", choices=presets, default="cpu")
     parser.add_argument("--minutes", type=float, help="save and end after so many")
     parser.add_argument("--seeds", type=int, nargs="+", help="in place of the preset's")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="(default: %(default)s)")
@@ -306,9 +323,11 @@ def compare(
     loss: Any = None,
     marks: Sequence[int] = (),
 ) -> None:
-    """Train with noisy and with clean targets, seed by seed, and record both."""
+    """Train with noisy and with clean targets, or what is asked for, and record them by seed."""
+    targets = dict(zip(BOTH, (None, Clean()), strict=True))
     for seed in experiment.seeds or recipe.seeds:
-        for row, target in (("noisy", None), ("clean", Clean())):
+        for row in experiment.rows or targets:
+            target = targets[row]
             learn(experiment, problem, row, recipe, target=target, loss=loss, seed=seed,
                   marks=marks)  # fmt: skip
 
@@ -338,12 +357,12 @@ def given(experiment: Experiment, problem: Problem) -> None:
 def classical(
     experiment: Experiment, method: str, sets: tuple[str, ...], corruption: Callable
 ) -> None:
-    """Record the scores of a classical method on the same draws, unless there is such a line.
+    """Record the scores of a classical method on the same draws, unless these runs have them.
 
-    It is the same for all presets, and dear: BM3D takes a minute for a picture. Every picture is
-    kept in the runs, so that slices go on.
+    It is dear: BM3D takes a minute for a picture. Every picture is kept in the runs, so that slices
+    go on, and of all presets only `cpu` measures it.
     """
-    if any(line["row"] == method for line in lines(experiment.name)):
+    if experiment.preset != "cpu" or experiment.recorded(method):
         return
     run = _remembered(experiment, method, evaluation.method(method, corruption))
     scores = {name: score(run, experiment.pictures(name), corruption) for name in sets}
@@ -370,8 +389,8 @@ def facts() -> dict[str, Any]:
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
     kind = recipe.network if isinstance(recipe.network, str) else recipe.network["kind"]
-    settings = {name: getattr(recipe, name) for name in ("steps", "batch", "crop", "learning_rate")}
-    return {"network": kind, **settings}
+    names = ("steps", "batch", "crop", "learning_rate", "optimizer")
+    return {"network": kind, **{name: getattr(recipe, name) for name in names}}
 
 
 def _key(line: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -616,7 +616,7 @@ def test_train_on_bursts_and_pairs(frames, tmp_path, fit, capsys):
     assert cli.main(["train", "--bursts", str(tmp_path), "-o", out, "--seed", "3"]) == 0
     assert fit["task"].name.startswith("burst") and fit["seed"] == 3 and fit["steps"] is None
     text, err = capsys.readouterr()
-    assert "1 burst," in err and "2,500 steps" in err and "loss 0.01" in text
+    assert "1 burst," in err and "4,000 steps" in err and "loss 0.01" in text
     pair = [str(frames / "IMG_1.png"), str(frames / "IMG_2.png")]
     assert cli.main(["train", "--pairs", *pair, "-o", out, "--minutes", "2", "--quiet"]) == 0
     assert fit["task"].name == "pairs" and fit["minutes"] == 2 and fit["steps"] is None
@@ -759,6 +759,7 @@ def test_steps_agree_with_the_library():
 
     assert burst.STEPS == train.STEPS["bursts"] == denoiser.BURST_STEPS
     assert train._OTHER_STEPS == denoiser.STEPS
+    assert burst.BATCH == denoiser.BURST_BATCH
 
 
 def test_methods_agree_with_the_library(capsys):

@@ -82,7 +82,9 @@ def test_an_experiment_says_what_it_does_and_how(name: str) -> None:
         assert f"    python -m experiments.{name} DATA --preset {preset} " in module.__doc__
     assert "Lehtinen et al. 2018, section 3." in module.__doc__
     assert "Expected" in module.__doc__ and "minutes on two cores" in module.__doc__
-    assert set(module.RECIPES) == set(runs.TRAINING) == {"cpu", "paper"}
+    assert set(module.RECIPES) | {"long"} == set(runs.TRAINING) == {"cpu", "long", "paper"}
+    if "long" in module.RECIPES:
+        assert f"experiments.{name} DATA --preset long --rows noisy " in module.__doc__
     assert module.PROBLEM.sets[0] == "kodak24"
 
 

@@ -19,8 +19,8 @@ SURFACE = {
     "pairs": "(a, b)",
     "simulated": "(clean, *, input, target=None)",
     "fit": "(task, *, network=None, init=None, loss=None, steps=None, minutes=None, batch=8, "
-    "crop=64, learning_rate=0.001, precision='float32', seed=0, out=None, resume=False, "
-    "progress=False)",
+    "crop=64, learning_rate=0.001, optimizer='muon', precision='float32', seed=0, out=None, "
+    "resume=False, progress=False)",
     "load": "(path_or_name)",
     "evaluate": "(model, pictures, *, corruption=None, reference=None, seed=0, repeat=1)",
     "psnr": "(image, reference, *, data_range=None)",

@@ -92,6 +92,7 @@ def test_an_interrupted_run_says_where_it_is(tmp_path, every_step) -> None:
         ({"task": burst(2)}, "noise is 'burst of 2'"),
         ({"batch": 1}, "batch is 1"),
         ({"learning_rate": 2e-3}, "learning_rate is 0.002"),
+        ({"optimizer": "adam"}, "optimizer is 'adam'"),
     ],
 )
 def test_another_run_is_not_continued(interrupted, changed, field) -> None:

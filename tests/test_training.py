@@ -510,6 +510,7 @@ def test_parameters_that_are_not_finite_in_the_end() -> None:
         ({"steps": None, "minutes": math.nan}, "minutes is nan"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
         ({"learning_rate": math.nan}, "learning_rate is nan"),
+        ({"optimizer": "sgd"}, "optimizer is 'sgd'; known are muon, adam"),
         ({"ramp": 1.5}, "ramp is 1.5"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**32}, "seed is 4294967296"),

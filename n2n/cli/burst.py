@@ -10,7 +10,7 @@ from n2n.cli import jobs, outputs
 from n2n.cli.screen import Screen, duration, interval, shown
 from n2n.types import Burst, Error, Fused, Picture
 
-STEPS = 2500
+STEPS, BATCH = 4000, 4
 _INSTEAD = {
     "start": "the weights it started from do better than what was learnt: theirs is the picture",
     "mean": "nothing that was learnt does better than the mean of the frames: it is the picture",
@@ -191,7 +191,7 @@ def _headline(device: str, burst: Burst, start: str | None, options: Any) -> str
     count, height, width = burst.frames.shape[:3]
     megapixels = (count // 2 + 1) * height * width / 1e6
     steps = options.steps or STEPS
-    seconds = jobs.plan_seconds(steps, megapixels, minutes=options.minutes)
+    seconds = jobs.plan_seconds(steps, megapixels, minutes=options.minutes, crops=BATCH / 8)
     length = jobs.plan_text(steps, seconds, options.minutes)
     begin = "from scratch" if start is None else f"from {shown(start)}"
     return f"n2n burst: {device}, {count} frames of {width} x {height}, {begin}, {length}"
@@ -209,7 +209,10 @@ def _work(screen: Screen, burst: Burst, start: str | None, job: _Job, options: A
             init=start,
             steps=options.steps,
             minutes=options.minutes,
+            batch=BATCH,
+            learning_rate=denoiser.RATE if start is None else denoiser.FINE_RATE,
             seed=options.seed,
+            devices=1,
             out=job.out,
             resume=options.resume,
             overwrite=True,

@@ -32,7 +32,7 @@ class _Size(NamedTuple):
     """Photographs of which the expected frame is the mean."""
 
 
-FULL, QUICK = _Size(451, 1200, 512), _Size(220, 300, 128)
+FULL, QUICK = _Size(451, 2400, 512), _Size(220, 600, 128)
 
 
 class _Outcome(NamedTuple):
@@ -71,7 +71,8 @@ def run(options: Any) -> int:
 
 def _headline(device: str, frames: np.ndarray, size: _Size) -> str:
     count, height, width = frames.shape[:3]
-    seconds = jobs.plan_seconds(size.steps, (count // 2 + 1) * height * width / 1e6)
+    megapixels = (count // 2 + 1) * height * width / 1e6
+    seconds = jobs.plan_seconds(size.steps, megapixels, crops=burst_command.BATCH / 8)
     length = jobs.plan_text(size.steps, seconds + height * width / 5000)  # for what is compared
     return f"n2n demo: {device}, {count} frames of {width} x {height}, {length}"
 
@@ -97,7 +98,14 @@ def _worked(screen: Screen, shots: Any, paths: list[Path], size: _Size, options:
         burst = n2n.align(paths)
     burst_command.show_frames(screen, burst)
     with screen.training() as progress:
-        model = n2n.fit(burst, steps=size.steps, seed=options.seed, progress=progress or False)
+        model = n2n.fit(
+            burst,
+            steps=size.steps,
+            batch=burst_command.BATCH,
+            seed=options.seed,
+            devices=1,
+            progress=progress or False,
+        )
     with screen.waiting("measuring"):
         fused = model.fuse(burst, seed=options.seed)
         smoothed = best_non_local_means(burst.mean(), shots.expected)

@@ -120,7 +120,8 @@ def _burst(commands: Any) -> None:
         "--group",
         action="store_true",
         help="the frames are many bursts: tell them apart by EXIF time, camera, size and exposure, "
-        "and make a picture of each; -o is a folder then, and --minutes those of each burst",
+        "and make a picture of each, also of those in the folders below; -o is a folder then, with "
+        "the same folders in it, and --minutes those of each burst",
     )
     command.add_argument(
         "--gap",
@@ -138,7 +139,7 @@ def _burst(commands: Any) -> None:
     start.add_argument(
         "--from-scratch", action="store_true", help="start from nothing but these frames"
     )
-    _length(command, "2500")
+    _length(command, "4000")
     _raw(command, "linear", "always with 8 bits")
     command.add_argument(
         "--report",
@@ -250,7 +251,7 @@ def _train(commands: Any) -> None:
     )
     _out(command, "the model to write, a .safetensors file", required=True)
     _network(command)
-    _length(command, "10000, for bursts 2500")
+    _length(command, "10000, for bursts 4000")
     _optimizer(command)
     _devices(command)
     _resume(command)
@@ -300,7 +301,15 @@ def _optimizer(command: argparse.ArgumentParser) -> None:
         type=values.positive,
         default=1e-3,
         metavar="X",
-        help="how far a step goes before the rate falls (default: %(default)s)",
+        help="how far a step goes before the rate falls (default: %(default)s; with --init 3e-4 "
+        "keeps more of what the weights know)",
+    )
+    command.add_argument(
+        "--optimizer",
+        choices=("muon", "adam"),
+        default="muon",
+        help="muon learns as much in less than half of the steps; adam is the paper's "
+        "(default: %(default)s)",
     )
 
 

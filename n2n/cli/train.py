@@ -10,7 +10,7 @@ from n2n.cli import jobs, outputs
 from n2n.cli.screen import Screen, duration, shown
 from n2n.types import Error, Task
 
-STEPS = {"bursts": 2500}
+STEPS = {"bursts": 4000}
 _OTHER_STEPS = 10_000
 
 
@@ -160,6 +160,7 @@ FIT = (
     "batch",
     "crop",
     "learning_rate",
+    "optimizer",
     "precision",
     "seed",
     "devices",

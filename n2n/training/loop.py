@@ -371,7 +371,7 @@ def _identity(task: Task, network: Network, config: TrainConfig, params: PyTree)
     return json.loads(json.dumps(identity))
 
 
-_SETTINGS = ("seed", "batch", "crop", "learning_rate", "precision", "warmup", "ramp")
+_SETTINGS = ("seed", "batch", "crop", "learning_rate", "optimizer", "precision", "warmup", "ramp")
 
 
 def _name(function: Callable) -> str:

@@ -10,15 +10,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh
 
 from n2n import devices
 from n2n.losses import weighted_mean
+from n2n.training.optimizer import NAMES, optimizer
 from n2n.types import Batch, Error, Network, PyTree, Task
-
-OPTIMIZER = optax.scale_by_adam(b1=0.9, b2=0.99, eps=1e-8)
-"""Appendix A.1 of the paper; the rate is applied in the step."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,9 @@ class TrainConfig:
     crop: int = 64
     """Side of a crop in pixels, a multiple of the network's lattice."""
     learning_rate: float = 1e-3
-    """Adam's rate before it falls."""
+    """The optimizer's rate before it falls."""
+    optimizer: str = "muon"
+    """`muon`, or `adam` as in the paper."""
     precision: str = "float32"
     """What the network computes in: float32 or bfloat16."""
     seed: int = 0
@@ -63,6 +62,8 @@ def _check(config: TrainConfig) -> None:
         raise Error(f"minutes is {config.minutes!r}; it must be above 0")
     if not 0 < config.learning_rate < 1:
         raise Error(f"learning_rate is {config.learning_rate!r}; it must lie between 0 and 1")
+    if config.optimizer not in NAMES:
+        raise Error(f"optimizer is {config.optimizer!r}; known are {', '.join(NAMES)}")
     if not 0 <= config.ramp <= 1:
         raise Error(f"ramp is {config.ramp!r}; it is a share of the steps, 0 to 1")
     if not isinstance(config.seed, int) or not 0 <= config.seed < 2**32:
@@ -80,7 +81,7 @@ class TrainState(NamedTuple):
     average: PyTree
     """Running average of params over about the last tenth of the run: what is used and saved."""
     moments: PyTree
-    """Adam's."""
+    """The optimizer's."""
     gear: jax.Array
     """float32: factor of the rate, 1 unless the run was lost and went back."""
 
@@ -105,7 +106,8 @@ def start(network: Network, config: TrainConfig, params: PyTree | None = None) -
     # Copies, since the step takes the buffers over: the caller's stay, and no two are one.
     params, average = (jax.tree.map(jnp.array, params) for _ in range(2))
     total = jnp.asarray(config.steps or 2**30, jnp.int32)
-    return TrainState(jnp.int32(0), total, params, average, OPTIMIZER.init(params), jnp.float32(1))
+    moments = optimizer(config.optimizer).init(params)
+    return TrainState(jnp.int32(0), total, params, average, moments, jnp.float32(1))
 
 
 def draw(task: Task, key: jax.Array, pool: PyTree, batch: int, progress: jax.Array) -> Batch:
@@ -130,6 +132,7 @@ def objective(
 
 def make_step(task: Task, network: Network, config: TrainConfig, mesh: Mesh) -> Callable:
     """Return the pure step (state, key, pool) -> (state, loss)."""
+    update = optimizer(config.optimizer).update
 
     def step(state: TrainState, key: jax.Array, pool: PyTree) -> tuple[TrainState, jax.Array]:
         progress = state.step / state.total
@@ -138,7 +141,7 @@ def make_step(task: Task, network: Network, config: TrainConfig, mesh: Mesh) -> 
         loss, gradients = jax.value_and_grad(
             lambda params: objective(task, network, params, batch, progress)
         )(state.params)
-        updates, moments = OPTIMIZER.update(gradients, state.moments)
+        updates, moments = update(gradients, state.moments, state.params)
         rate = state.gear * learning_rate(config, state.step, progress)
         params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
         share = jnp.maximum(10 / (state.step + 10), 1e-3)

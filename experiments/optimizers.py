@@ -1,0 +1,58 @@
+"""Choose the optimizer, batch and rate of a burst: pictures at equal numbers of crops.
+
+    python -m experiments.optimizers DATA --minutes 9    (6 minutes a row on one core)
+
+Simulated hand-held bursts of `cid22_val` as in `bursts`, 16 bits: picture 0 at gain 0.01, picture 2
+at gain 0.04; dB of the fused picture against the expected frame. Muon: Jordan et al. 2024; the size
+of its steps after Liu et al. 2025. Adam: the paper's, at the rate of its other trainings here.
+
+TABLE
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import n2n
+from experiments import bursts, runs
+from n2n.denoiser import fuse_best
+
+ROWS: dict[str, dict[str, Any]] = {
+    "adam-1e-3": {"optimizer": "adam", "steps": 2500, "batch": 8},
+    "muon-1e-3-8": {"steps": 1500, "batch": 8},
+    "muon-1e-3": {"steps": 3000, "batch": 4},
+    "muon-1e-3-weights": {"steps": 3000, "batch": 4, "init": "gaussian"},
+    "muon-3e-4-weights": {"steps": 3000, "batch": 4, "init": "gaussian", "learning_rate": 3e-4},
+    "adam-1e-3-weights": {"optimizer": "adam", "steps": 2500, "batch": 8, "init": "gaussian"},
+}
+BURSTS = ((0, 0.01), (2, 0.04))
+"""Picture of `cid22_val`, which is the seed, too, and gain."""
+
+
+def main() -> None:
+    """Train every row on every burst and record the figures."""
+    experiment = runs.start(__doc__, "optimizers", rows=tuple(ROWS))
+    paths = experiment.files(["cid22_val"])
+    for seed, gain in BURSTS:
+        case = bursts.Case("raw", gain, "held")
+        for row in experiment.rows:
+            if experiment.recorded(row, seed) is None:
+                experiment.pause()
+                psnr = fused(case, bursts.scene(paths[seed]), seed, ROWS[row])
+                experiment.record(row, seed, None, gain=gain, psnr=psnr, **ROWS[row])
+
+
+def fused(case: bursts.Case, scene: np.ndarray, seed: int, settings: dict[str, Any]) -> float:
+    """Return the quality of the picture that training by `settings` makes of a burst, dB."""
+    shots = case.shoot(scene, seed)
+    burst = n2n.align(list(bursts.stored(shots.frames, case.pipeline)), reference=0)
+    inner = (slice(burst.margin, -burst.margin),) * 2
+    model, start = n2n.fit(burst, devices=1, **settings), settings.get("init")
+    image = fuse_best(model, None if start is None else n2n.load(start), burst)[1].image
+    return round(bursts.shown_psnr(image[inner], shots.expected[inner]), 3)
+
+
+if __name__ == "__main__":
+    main()
