@@ -97,7 +97,8 @@ MODELS = {
     "gaussian": Shipped(
         Gaussian((0.0, 50 / 255)),
         "white Gaussian noise of any sigma from 0 to 50 (of 255), told or not",
-        "camera noise that is correlated between pixels (JPEG, demosaicking) stays",
+        "camera noise that is correlated between pixels (JPEG, demosaicking) stays; trained for "
+        "two hours of one core, half a dB below BM3D that knows sigma",
         (("kodak24", Gaussian(25 / 255)), ("bsd300_test", Gaussian(25 / 255))),
         recipe=dataclasses.replace(RECIPE, steps=10_000),
         again=6_000,

@@ -163,9 +163,18 @@ def _model(screen: Screen, options: Any) -> int:
         "halo": "never tiled" if network.halo is None else f"{network.halo} px",
         "lattice": f"{network.lattice} px",
         "scale": "{:.4g} to {:.4g}".format(*model.scale),
-        **{key: str(value) for key, value in model.card.items()},
+        **model.card,
     }
     for key, value in facts.items():
-        screen.result(f"{key.replace('_', ' '):<16}{shown(value)}")
+        screen.result(f"{key.replace('_', ' '):<16}{shown(_line(value))}")
     outputs.write_json(options.json, facts)
     return 0
+
+
+def _line(value: Any) -> str:
+    """Write a fact of a card on one line: figures by name, before and after as `a / b`."""
+    if isinstance(value, dict):
+        return "; ".join(f"{name}: {_line(each)}" for name, each in value.items())
+    if isinstance(value, list):
+        return " / ".join("-" if each is None else str(each) for each in value)
+    return str(value)
