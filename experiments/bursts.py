@@ -103,7 +103,8 @@ def main() -> None:
                 experiment.pause()
                 figures = measured(experiment, case, scene(paths[seed]), seed)
                 experiment.record(case.name, seed, None, picture=paths[seed].name,
-                                  steps=BURST_STEPS, batch=BURST_BATCH, **figures)  # fmt: skip
+                                  steps=BURST_STEPS, batch=BURST_BATCH, optimizer="muon",
+                                  **figures)  # fmt: skip
 
 
 def scene(path: Path) -> np.ndarray:

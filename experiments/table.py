@@ -244,18 +244,25 @@ def restoration() -> str:
 
 def bursts() -> str:
     """Write the table of the simulated bursts as Markdown, means over pictures."""
-    found: dict[str, list[Line]] = {}
+    found: dict[tuple[str, str], list[Line]] = {}
     for line in runs.lines("bursts"):
-        found.setdefault(line["row"], []).append(line)
+        length = f"{line['steps']:,} of {line['batch']}, {line['optimizer']}"
+        found.setdefault((line["row"], length), []).append(line)
     table = []
-    for row in sorted(found, key=lambda row: (list(MOVES).index(row.split("-")[2]), row)):
+    for (row, length), lines in sorted(found.items(), key=_by_movement):
         files, gain, moves = row.split("-")
         name = f"{MOVES[moves]}, {FILES[files]}, gain {gain}"
-        table.append([name, *shots(found[row]), str(len(found[row]))])
+        table.append([name, *shots(lines), str(len(lines)), length])
         if moves == "crossed":
-            table.append(["inside its path", *shots(found[row], "-path"), NONE])
-            table.append(["the same, of one frame alone", *shots(found[row], "-alone-path"), NONE])
-    return ruled(("dB", *WAYS.values(), "pictures"), table)
+            table.append(["inside its path", *shots(lines, "-path"), NONE, NONE])
+            alone = shots(lines, "-alone-path")
+            table.append(["the same, of one frame alone", *alone, NONE, NONE])
+    return ruled(("dB", *WAYS.values(), "pictures", "steps"), table)
+
+
+def _by_movement(item: tuple[tuple[str, str], Any]) -> tuple[int, tuple[str, str]]:
+    key, _ = item
+    return list(MOVES).index(key[0].split("-")[2]), key
 
 
 def shots(lines: Sequence[Line], suffix: str = NONE) -> list[str]:
