@@ -8,6 +8,7 @@ import math
 import cv2
 import numpy as np
 import pytest
+from test_raw import dng
 
 from n2n import cli, evaluation, images, metrics
 from n2n.cli import score as command
@@ -36,6 +37,17 @@ def estimate(clean: np.ndarray, rng: np.random.Generator, size: float = 0.06) ->
     """Return a picture with smooth faults, as denoisers leave them."""
     faults = cv2.GaussianBlur(rng.standard_normal(clean.shape[:2]), (0, 0), 1.0)
     return (clean + size * faults[..., None]).astype(np.float32)
+
+
+def broad(seed: int = 0) -> np.ndarray:
+    """Return H,W,3 that reaches from black to white, twice as large as a scene."""
+    wide = cv2.resize(scene(seed, channels=3), (2 * SIDE, 2 * SIDE), interpolation=cv2.INTER_LINEAR)
+    return np.clip((wide - 0.2) / 0.6, 0, 1)
+
+
+def jpeg(picture: np.ndarray, quality: int = 90) -> np.ndarray:
+    coded = cv2.imencode(".jpg", images.from_float(picture, "uint8"), [1, quality])[1]
+    return images.to_float(cv2.imdecode(coded, cv2.IMREAD_COLOR))
 
 
 def truth(picture: np.ndarray, clean: np.ndarray) -> float:
@@ -96,6 +108,96 @@ def test_exposure_and_colour_are_matched_and_told() -> None:
     assert got.score.db == pytest.approx(plain.score.db, abs=0.3)
     # Unmatched, the tint alone would be an error of 30 dB.
     assert metrics.upsnr(picture, *tinted).db < plain.score.db - 1
+
+
+@pytest.mark.parametrize("exponent", [2.2, 1 / 2.2])
+def test_another_tone_curve_is_refused(exponent: float) -> None:
+    clean, rng = broad(), np.random.default_rng(9)
+    frames = [noisy(clean, rng, 0.05) for _ in range(2)]
+    with pytest.raises(Error, match=r"p has another tone curve .* by up to [\d.]+ % .*; export it"):
+        evaluation.score(clean**exponent, frames, names=("p", "x", "y"), register=False)
+
+
+def test_a_slight_bend_is_told_and_counted() -> None:
+    clean, rng = broad(), np.random.default_rng(10)
+    frames = [noisy(clean, rng, 0.02) for _ in range(2)]
+    got = evaluation.score(clean**1.15, frames, names=("p", "x", "y"), register=False)
+    (note,) = (each for each in got.notes if "tones" in each)
+    most = float(note.split("keeps it below ")[1].split(" dB")[0])
+    assert most - 4 < got.score.db < most
+
+
+def test_neither_denoisers_nor_jpeg_nor_a_thing_that_came_bend_the_tone() -> None:
+    clean, rng = broad(1), np.random.default_rng(11)
+    frames = [jpeg(noisy(clean, rng, 0.06)) for _ in range(2)]
+    seen = images.from_float(jpeg(noisy(clean, rng, 0.06)), "uint8")
+    quiet = images.to_float(cv2.fastNlMeansDenoisingColored(seen, None, 12, 12))
+    came = clean.copy()
+    came[100:160, 40:200] = 0.97
+    for picture in (clean, jpeg(clean, 70), quiet, cv2.GaussianBlur(clean, (0, 0), 2), came):
+        got = evaluation.score(picture, frames, register=False)
+        assert got.score.db < 20 or not any("tones" in note for note in got.notes)
+
+
+def test_a_darker_picture_is_not_better() -> None:
+    clean, rng = broad(12), np.random.default_rng(12)
+    picture = estimate(clean, rng, 0.15)
+    frames = [noisy(clean, rng, 0.05) for _ in range(2)]
+    plain = evaluation.score(picture, frames, register=False)
+    darker = evaluation.score(0.8 * picture + 0.03, frames, register=False)
+    assert plain.score.low <= darker.score.db <= plain.score.high
+    assert darker.score.db == pytest.approx(plain.score.db, abs=0.1)
+    assert darker.places == plain.places
+
+
+def test_frames_that_fill_a_sixteenth_of_white_are_matched() -> None:
+    clean, rng = scene(13, channels=3), np.random.default_rng(13)
+    picture = estimate(clean, rng, 0.15)
+    frames = [noisy(clean, rng, 0.05) for _ in range(2)]
+    low = [images.to_float(images.from_float(one / 16, "uint16")) for one in frames]
+    plain = evaluation.score(picture, frames, register=False).score
+    got = evaluation.score(picture, low, register=False)
+    assert got.score.db == pytest.approx(plain.db, abs=0.1)
+    assert all("exposure" in note for note in got.notes) and len(got.notes) == 2
+    # Of a perfect picture the error is within two standard errors of none.
+    assert evaluation.score(clean, low, register=False).score.high == math.inf
+
+
+def test_what_is_clipped_is_left_out_whatever_the_pictures_exposure() -> None:
+    clean, rng = 1.6 * broad(14), np.random.default_rng(14)
+    frames = [np.minimum(noisy(clean, rng, 0.03), 1) for _ in range(2)]
+    picture = np.minimum(estimate(clean, rng), 1)
+    plain = evaluation.score(picture, frames, register=False)
+    darker = evaluation.score(0.8 * picture, frames, register=False)
+    blown = clean.max(-1) > 1
+    inside = (1 - MARGIN / SIDE) ** 2
+    assert 0.1 < blown.mean() and plain.places < inside - 0.1
+    assert darker.places == plain.places
+    assert plain.score.low <= darker.score.db <= plain.score.high
+    faulty = np.where(clean.max(-1, keepdims=True) > 1.15, 0.9 * picture, picture)
+    assert (faulty != picture).mean() > 0.01
+    again = evaluation.score(0.8 * faulty, frames, register=False)
+    assert again.score.db == pytest.approx(darker.score.db, abs=0.1)
+
+
+def test_raw_frames_are_developed_for_a_developed_picture(tmp_path, capsys) -> None:
+    pytest.importorskip("rawpy", reason="needs the photo extra", exc_type=ImportError)
+    clean, rng = 0.05 + 0.75 * broad(15), np.random.default_rng(15)
+    frames = [
+        str(dng(tmp_path / f"{name}.dng", np.clip(noisy(clean, rng, 0.005), 0, 1))) for name in "xy"
+    ]
+    linear = images.read(dng(tmp_path / "clean.dng", clean))
+    shown = images.developed(linear)
+    images.write(tmp_path / "shown.png", shown.array, like=shown)
+    images.write(tmp_path / "linear.tif", linear.array, like=linear)
+    for name, developed in (("shown.png", True), ("linear.tif", False), ("clean.dng", False)):
+        facts = tmp_path / f"{name}.json"
+        line = ["score", str(tmp_path / name), "--frames", *frames, "--json", str(facts)]
+        assert cli.main(line) == 0
+        found = json.loads(facts.read_text())
+        assert found["score"]["db"] is None or Score(**found["score"]).db > 42
+        out = capsys.readouterr().out
+        assert ("x.dng and 1 more: RAW, developed to sRGB" in out) == developed
 
 
 def test_skewed_noise_is_no_difference_of_exposure() -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from n2n.cli import jobs, outputs
 from n2n.cli.screen import Screen, interval, shown
@@ -11,6 +16,11 @@ from n2n.types import Error
 
 if TYPE_CHECKING:
     from n2n.evaluation import Scored
+    from n2n.types import Picture
+
+LIGHT = 170
+"""Value in sRGB above which 128 of a profile is linear light: of such it is 188, of an exponent of
+1.8, the smallest of all others, 146."""
 
 
 def run(options: Any) -> int:
@@ -49,11 +59,72 @@ def _inputs(options: Any) -> tuple[Path, list[Path]]:
 
 def _scored(path: Path, paths: list[Path], data_range: Any) -> Scored:
     from n2n import evaluation, images
-    from n2n.denoiser.frames import gather
 
-    arrays, names, _ = gather(paths)
-    pictures = [images.to_float(array, data_range) for array in (images.read(path).array, *arrays)]
-    return evaluation.score(pictures[0], pictures[1:], names=(path.name, *names))
+    images.refuse_bracket([images.shot(one) for one in paths])
+    named = [(path.name, images.read(path))] + [page for one in paths for page in _pages(one)]
+    names, pictures = zip(*named, strict=True)
+    pictures, notes = _in_one_tone(names, pictures)
+    arrays = [images.to_float(picture.array, data_range) for picture in pictures]
+    scored = evaluation.score(arrays[0], arrays[1:], names=names)
+    return replace(scored, notes=(*notes, *scored.notes))
+
+
+def _pages(path: Path) -> list[tuple[str, Picture]]:
+    """Read a frame, or the frames of a stack, each with its name."""
+    from n2n import images
+
+    pages = images.read_pages(path)
+    several = len(pages) > 1
+    return [
+        (f"{path.name} {index}" if several else path.name, page)
+        for index, page in enumerate(pages, 1)
+    ]
+
+
+def _in_one_tone(
+    names: Sequence[str], pictures: Sequence[Picture]
+) -> tuple[Sequence[Picture], list[str]]:
+    """Develop what is RAW to sRGB, as `n2n denoise` does, unless all pictures are linear light.
+
+    Returns them, and a sentence for those that are another picture then.
+    """
+    from n2n import images
+
+    if all(_is_linear(picture) for picture in pictures):
+        return pictures, []
+    developed = [images.developed(picture) for picture in pictures]
+    changed = [
+        name for name, old, new in zip(names, pictures, developed, strict=True) if new is not old
+    ]
+    if not changed:
+        return pictures, []
+    others = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+    return developed, [
+        f"{changed[0]}{others}: RAW, developed to sRGB as `n2n denoise` does it, since not all "
+        "pictures are linear."
+    ]
+
+
+def _is_linear(picture: Picture) -> bool:
+    """Say whether a picture holds linear light: a RAW file, or one whose profile says so."""
+    from PIL import Image, ImageCms
+
+    from n2n.images import colour
+
+    if colour.LINEAR in picture.meta:
+        return True
+    grey = Image.new("L", (1, 1), 128)
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(picture.meta.get("icc") or b""))
+        shown = ImageCms.profileToProfile(
+            grey if picture.array.ndim == 2 else grey.convert("RGB"),
+            profile,
+            ImageCms.createProfile("sRGB"),
+            outputMode="RGB",
+        )
+    except (ImageCms.PyCMSError, OSError):  # no profile, a damaged one, or another kind's
+        return False
+    return int(np.asarray(shown).min()) > LIGHT
 
 
 def sentences(scored: Scored, name: str) -> list[str]:
