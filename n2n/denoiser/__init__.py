@@ -315,6 +315,7 @@ def fit_psf(
         minutes=minutes,
         batch=4,
         crop=CROP,
+        optimizer="adam",  # by which experiments/unblur.py was measured
         devices=1,
         **options,
     )
