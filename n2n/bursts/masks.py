@@ -87,7 +87,7 @@ def steadied(curve: Curve, expected: np.ndarray | None = None) -> Curve:
     at, centre, sigma = curve
     if len(at) < LEVELS:
         return curve
-    gain, offset = _agreed_line(at, centre)
+    gain, offset = agreed_line(at, centre)
     rest = centre - gain * at - offset
     steady = np.abs(rest) <= BENT * (at[-1] - at[0])
     if steady.any():
@@ -98,7 +98,7 @@ def steadied(curve: Curve, expected: np.ndarray | None = None) -> Curve:
     return Curve(at, centre, sigma)
 
 
-def _agreed_line(at: np.ndarray, values: np.ndarray) -> tuple[float, float]:
+def agreed_line(at: np.ndarray, values: np.ndarray) -> tuple[float, float]:
     """Return gain and offset of the line that more than half of the points agree on (repeated
     medians, Siegel 1982)."""
     step = at[:, None] - at[None]

@@ -301,7 +301,7 @@ def _optimizer(command: argparse.ArgumentParser) -> None:
         type=values.positive,
         default=1e-3,
         metavar="X",
-        help="how far a step goes before the rate falls (default: %(default)s; with --init 3e-4 "
+        help="how far a step goes before the rate falls (default: %(default)s; with --init 6e-4 "
         "keeps more of what the weights know)",
     )
     command.add_argument(

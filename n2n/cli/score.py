@@ -59,26 +59,15 @@ def _inputs(options: Any) -> tuple[Path, list[Path]]:
 
 def _scored(path: Path, paths: list[Path], data_range: Any) -> Scored:
     from n2n import evaluation, images
+    from n2n.denoiser.frames import named_pages
 
     images.refuse_bracket([images.shot(one) for one in paths])
-    named = [(path.name, images.read(path))] + [page for one in paths for page in _pages(one)]
+    named = [(path.name, images.read(path))] + [page for one in paths for page in named_pages(one)]
     names, pictures = zip(*named, strict=True)
     pictures, notes = _in_one_tone(names, pictures)
     arrays = [images.to_float(picture.array, data_range) for picture in pictures]
     scored = evaluation.score(arrays[0], arrays[1:], names=names)
     return replace(scored, notes=(*notes, *scored.notes))
-
-
-def _pages(path: Path) -> list[tuple[str, Picture]]:
-    """Read a frame, or the frames of a stack, each with its name."""
-    from n2n import images
-
-    pages = images.read_pages(path)
-    several = len(pages) > 1
-    return [
-        (f"{path.name} {index}" if several else path.name, page)
-        for index, page in enumerate(pages, 1)
-    ]
 
 
 def _in_one_tone(

@@ -33,7 +33,7 @@ BURST_BATCH = 4
 """More steps of fewer crops learn more of a burst in the same time (experiments/optimizers.py), and
 are the work of one device."""
 RATE, FINE_RATE = 1e-3, 6e-4
-"""Learning rates from scratch and from trained weights, which a burst forgets at 1e-3."""
+"""Learning rates from scratch and from trained weights (experiments/optimizers.py)."""
 STEPS = 10_000
 UNBLUR_STEPS = 1500
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from n2n import images
-from n2n.types import Error
+from n2n.types import Error, Picture
 
 
 def gather(frames: Any) -> tuple[list[np.ndarray], tuple[str, ...], bool]:
@@ -34,10 +34,13 @@ def _frame_files(paths: Sequence[Path]) -> tuple[list[np.ndarray], tuple[str, ..
     shots = [images.shot(path) for path in paths]
     images.refuse_bracket(shots)
     exposed = all(one.stops is not None and one.pages == 1 for one in shots)
-    arrays, names = [], []
-    for path in paths:
-        pages = images.read_pages(path)
-        arrays += [page.array for page in pages]
-        several = len(pages) > 1
-        names += [f"{path.name} {i}" if several else path.name for i in range(1, len(pages) + 1)]
-    return arrays, tuple(names), exposed
+    named = [(name, page.array) for path in paths for name, page in named_pages(path)]
+    return [array for _, array in named], tuple(name for name, _ in named), exposed
+
+
+def named_pages(path: Path) -> list[tuple[str, Picture]]:
+    """Read a file's pictures, each with its name; several, of a stack, are numbered from 1."""
+    pages = images.read_pages(path)
+    if len(pages) == 1:
+        return [(path.name, pages[0])]
+    return [(f"{path.name} {index}", page) for index, page in enumerate(pages, 1)]

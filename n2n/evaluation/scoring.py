@@ -18,7 +18,7 @@ import numpy as np
 
 from n2n import metrics, registration
 from n2n.bursts import checks
-from n2n.bursts.masks import LEVELS, SAMPLES, clipping, hard_limit, motion
+from n2n.bursts.masks import LEVELS, SAMPLES, agreed_line, clipping, hard_limit, motion
 from n2n.bursts.tone import CHANCE, NEGLIGIBLE
 from n2n.registration import Transform
 from n2n.types import Error, Score
@@ -253,14 +253,12 @@ def _bins(values: np.ndarray, least: float) -> list[np.ndarray]:
 def _line(here: np.ndarray, there: np.ndarray, bins: list[np.ndarray]) -> tuple[float, float]:
     """Return gain and offset by repeated medians (Siegel 1982) of the bins' medians, which hold
     where something that only one of the pictures shows fills less than half of them."""
-    from scipy.stats import siegelslopes
-
     gain = offset = 0.0
     # Again on what is left: the median of a slope in a bin lies beside its mean.
     for _ in range(3):
         left = _left(here, there, gain, offset, bins, 1.0)
-        more = siegelslopes(left.rest, left.at)
-        gain, offset = gain + float(more.slope), offset + float(more.intercept)
+        more, beyond = agreed_line(left.at, left.rest)
+        gain, offset = gain + more, offset + beyond
     return gain, offset
 
 
