@@ -95,7 +95,7 @@ def _demo(commands: Any) -> None:
         help="folder for the pictures (default: %(default)s)",
     )
     command.add_argument(
-        "--quick", action="store_true", help="a minute instead of two to three, at lower quality"
+        "--quick", action="store_true", help="a minute and a half instead of four, at lower quality"
     )
 
 
