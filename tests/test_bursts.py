@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from skimage import data
 
+import n2n
 from n2n import images
 from n2n.bursts import _glance, align, checks
 from n2n.bursts.checks import placed
@@ -47,6 +48,21 @@ def test_a_static_burst_stays_as_it_is():
     assert burst.weights.shape == (4, 200, 300, 1) and burst.mask.shape == (200, 300, 1)
     assert burst.checks == () and burst.margin == 16 and burst.names[3] == "frame 4"
     np.testing.assert_allclose(burst.scale, np.percentile(frames, (0.1, 99.9)), atol=1e-6)
+
+
+def test_frames_side_by_side_give_what_they_give_one_by_one(monkeypatch):
+    wide = data.chelsea().astype(np.float32) / 255
+    frames = noisy(wide[:, :300], 5)
+    moved = [np.roll(frame, (2 * i, -i), (0, 1)) for i, frame in enumerate(frames)]
+    moved[2][100:130, 100:130] = 0.9
+    moved[3] = 0.9 * moved[3]
+    monkeypatch.setattr(n2n.bursts, "_AT_ONCE", 1)
+    serial = align(moved)
+    monkeypatch.setattr(n2n.bursts, "_AT_ONCE", 4)
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    for name, value in vars(align(moved)).items():
+        if name != "profile":
+            np.testing.assert_array_equal(value, getattr(serial, name), err_msg=name)
 
 
 @pytest.mark.parametrize("name", ["chelsea", "coffee", "rocket"])

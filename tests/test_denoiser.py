@@ -19,6 +19,7 @@ from n2n import checkpoints, networks
 from n2n.denoiser import Denoiser, fusing
 from n2n.networks import UNet
 from n2n.predict import predict
+from n2n.tasks import pool
 from n2n.training import TrainConfig
 from n2n.types import Burst, Error
 
@@ -391,6 +392,18 @@ def test_a_burst_that_knows_its_noise_tells_the_network() -> None:
         lambda image, _: told.predict(image, noise_map=level), burst.mean(), None
     )
     np.testing.assert_allclose(told.fuse(burst).image, expected, atol=1e-5)
+
+
+def test_a_bursts_pool_is_cut_once(monkeypatch) -> None:
+    cuts, fill = list[tuple[int, int]](), pool._pool
+
+    def counted(scenes, batch, crop, number):
+        cuts.append((batch, crop))
+        return fill(scenes, batch, crop, number)
+
+    monkeypatch.setattr(pool, "_pool", counted)
+    n2n.fit(ones_burst(noisy(4)[1]), **QUICK)
+    assert cuts == [(QUICK["batch"], QUICK["crop"])] != [(8, 64)]
 
 
 def test_fit_takes_a_tuple_a_burst_or_a_task() -> None:

@@ -133,6 +133,22 @@ def crossed(places: tuple[slice, slice], frames: np.ndarray) -> Burst:
     return burst
 
 
+def test_a_large_picture_is_turned_but_not_mirrored(monkeypatch) -> None:
+    rng = np.random.default_rng(6)
+    image = rng.random((20, 30, 1), np.float32)
+    monkeypatch.setattr(fusing, "LARGE", 20 * 30)
+    seen = list[np.ndarray]()
+
+    def lopsided(picture: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
+        seen.append(picture)
+        return picture + np.linspace(0, 1, picture.shape[1], dtype=np.float32)[None, :, None]
+
+    found = fusing.turned(lopsided, image, None)
+    assert [each.shape for each in seen] == [(20, 30, 1), (30, 20, 1)] * 2
+    # What is added to one side is, turned four times, added everywhere alike: half.
+    np.testing.assert_allclose(found - image, 0.5, atol=1e-6)
+
+
 def test_what_the_reference_alone_shows_is_the_starts() -> None:
     generator = np.random.default_rng(11)
     frames = noisy("white", scene(SIDE), 6, generator)

@@ -8,7 +8,9 @@ same within 0.01 dB (`experiments/warping.py`), and only the first shows the mea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +35,8 @@ _TRIES = 3
 """Frames that are tried in place of a reference whose scene few others show."""
 _GLANCE = 512
 """Longest side in pixels of the copies by which they are tried."""
+_AT_ONCE = 4
+"""Frames at most that are worked at side by side: each needs room for some copies of a frame."""
 
 
 def align(
@@ -115,10 +119,19 @@ def _index(reference: int | None, count: int) -> int:
 
 def _found(pictures: list[np.ndarray], first: int, local: bool) -> list[Transform]:
     """Register all frames to one of them."""
-    return [
-        Transform(np.eye(3)) if index == first else _register(picture, pictures[first], local)
-        for index, picture in enumerate(pictures)
-    ]
+
+    def one(index: int) -> Transform:
+        if index == first:
+            return Transform(np.eye(3))
+        return _register(pictures[index], pictures[first], local)
+
+    return _each(one, range(len(pictures)))
+
+
+def _each(work: Callable, indices: Iterable[int]) -> list:
+    """Return what some work gives for each of several frames, a frame to a thread."""
+    with ThreadPoolExecutor(min(_AT_ONCE, os.cpu_count() or 1)) as pool:
+        return list(pool.map(work, indices))
 
 
 def _common(pictures: list[np.ndarray], found: list[Transform], first: int) -> int:
@@ -200,20 +213,22 @@ def _compared(
     profile: Profile | None,
 ) -> list[checks.Note]:
     """Take movement out of the weights and tone out of the frames, in place; say what shows."""
-    notes: list[checks.Note] = []
-    for index, name in enumerate(names):
-        if index == first:
-            continue
-        seen = float(weights[index].mean())
-        one = _likened(stack[index], stack[first], weights[index], limit, profile)
-        lit = unsaturated(stack[index], stack[first], one.first, limit)
-        notes += checks.exposure(stack[index], stack[first], lit, name, names[first])
-        stack[index], weights[index] = one.frame, one.weight
-        left = float(one.still.mean())
+
+    def one(index: int) -> list[checks.Note]:
+        name, seen = names[index], float(weights[index].mean())
+        like = _likened(stack[index], stack[first], weights[index], limit, profile)
+        lit = unsaturated(stack[index], stack[first], like.first, limit)
+        notes = list(checks.exposure(stack[index], stack[first], lit, name, names[first]))
+        stack[index], weights[index] = like.frame, like.weight
+        left = float(like.still.mean())
         if seen - left > 0.2:
             text = f"{name} shows movement in {100 * (seen - left):.0f} % of the picture"
             notes.append((20 + seen - left, f"{text}: it is not used there."))
-    return notes + checks.correlated(stack, weights, names)
+        return notes
+
+    others = [index for index in range(len(names)) if index != first]
+    found = [note for notes in _each(one, others) for note in notes]
+    return found + checks.correlated(stack, weights, names)
 
 
 class _Likened(NamedTuple):

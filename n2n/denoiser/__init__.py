@@ -147,17 +147,14 @@ def fit(
     ours = overwrite or (resume and out is not None and checkpoints.unfinished(out))
     if out is not None and Path(out).exists() and not ours:
         raise Error(f"out {str(out)!r} exists; choose another name or say overwrite")
-    burst = task if isinstance(task, Burst) else None
-    task = _task(task, seed)
-    if burst is not None and _blind(network):
-        task = tasks.bursts([burst], seed=seed, noise_map=False)
-    if loss is not None:
-        task = _with_loss(task, losses.named(loss) if isinstance(loss, str) else loss)
-    default = BURST_STEPS if task.name.startswith("burst") else STEPS
+    default = BURST_STEPS if _is_burst(task) else STEPS
     steps = default if steps is None and minutes is None else steps
     config = training.TrainConfig(
         steps, minutes, batch, crop, learning_rate, optimizer, precision, seed
     )
+    task = _task(task, seed, (batch, crop), blind=_blind(network))
+    if loss is not None:
+        task = _with_loss(task, losses.named(loss) if isinstance(loss, str) else loss)
     origin = None if init is None else load_model(init)
     net = _network(network, origin, task)
     params = None if origin is None else _adopted(net, origin)
@@ -346,9 +343,13 @@ def _float(array: np.ndarray, name: str, data_range: Any) -> np.ndarray:
         raise Error(f"{name!r}: {error}") from None
 
 
-def _task(task: Any, seed: int) -> Task:
+def _is_burst(task: Any) -> bool:
+    return isinstance(task, Burst) or isinstance(task, Task) and task.name.startswith("burst")
+
+
+def _task(task: Any, seed: int, cut: tuple[int, int], *, blind: bool) -> Task:
     if isinstance(task, Burst):
-        return tasks.bursts([task], seed=seed)
+        return tasks.bursts([task], seed=seed, noise_map=not blind, cut=cut)
     if isinstance(task, tuple) and not isinstance(task, Task) and len(task) == 2:
         return tasks.pairs(*task)
     if not isinstance(task, Task):

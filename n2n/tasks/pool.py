@@ -36,8 +36,9 @@ def arranged(
     floor: float | None = None,
     score: Callable | None = None,
     patience: float | None = None,
+    cut: tuple[int, int] = (8, 64),
 ) -> Task:
-    """Return the task whose pool is cut for a batch of 8 crops of 64; `arrange` cuts anew."""
+    """Return the task whose pool is cut for a batch and a crop; `arrange` cuts anew."""
 
     def arrange(batch: int, crop: int) -> Task:
         fill = functools.partial(_pool, scenes, batch, crop)
@@ -57,7 +58,7 @@ def arranged(
             name=name,
         )
 
-    return arrange(8, 64)
+    return arrange(*cut)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,13 @@ _WINDOW, _WINDOWS, _INSIDE = 256, 4, 32
 at their borders that do not count."""
 
 
-def bursts(stacks: Sequence[Burst], *, seed: int = 0, noise_map: bool = True) -> Task:
+def bursts(
+    stacks: Sequence[Burst],
+    *,
+    seed: int = 0,
+    noise_map: bool = True,
+    cut: tuple[int, int] = (8, 64),
+) -> Task:
     """Make the task of registered bursts: the mean of some frames predicts the mean of the rest.
 
     One 32-px block in eight (`metrics.held_out`) never enters the loss, for the clean-free score.
@@ -37,6 +43,8 @@ def bursts(stacks: Sequence[Burst], *, seed: int = 0, noise_map: bool = True) ->
         stacks: bursts of equally many channels.
         seed: chooses the held-out blocks.
         noise_map: give the noise of the input as a further channel, if all bursts know theirs.
+        cut: batch and side of the crops that the pool is cut for; for others it is cut again,
+            which takes its memory twice.
 
     Raises:
         Error: no burst, or bursts of different channel counts.
@@ -56,7 +64,8 @@ def bursts(stacks: Sequence[Burst], *, seed: int = 0, noise_map: bool = True) ->
     if len(stacks) == 1:
         score = _held_out_score(stacks[0], scale, seed, "variance" in scenes[0])
     name = f"burst of {most}"
-    return arranged(scenes, law, name, scale=scale, floor=floor, score=score, patience=_PATIENCE)
+    return arranged(scenes, law, name, scale=scale, floor=floor, score=score, patience=_PATIENCE,
+                    cut=cut)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -235,10 +244,13 @@ def noise_map(burst: Burst) -> np.ndarray | None:
     """
     if burst.profile is None:
         return None
-    table = {name: jnp.asarray(value) for name, value in _noise_table(burst).items()}
-    level = _level(jnp.asarray(burst.mean()), table, (0.0, 1.0))
-    even = jnp.ones(len(burst.frames)) / len(burst.frames)
-    return np.asarray(level * _averaged(even, jnp.asarray(burst.weights)))
+    return np.asarray(_mapped(burst.mean(), _noise_table(burst), burst.weights))
+
+
+@jax.jit
+def _mapped(mean: jax.Array, table: Mapping[str, jax.Array], weights: jax.Array) -> jax.Array:
+    even = jnp.ones(len(weights)) / len(weights)
+    return _level(mean, table, (0.0, 1.0)) * _averaged(even, weights)
 
 
 def _noise_table(burst: Burst) -> dict[str, np.ndarray]:
