@@ -4,8 +4,8 @@
     python -m experiments.table --readme README.md (puts them where they belong)
 
 A row of the first shows the runs of the paper's length where there are any, else those of
-`--preset cpu`, and says so; what has not been run says that. Means over seeds; the gap is over
-seeds that have both.
+`--preset cpu` (or `long`, in rows of their own), and says so; what has not been run says that.
+Means over seeds; the gap is over seeds that have both.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class Row:
     """Which rows of the experiment stand for noisy and for clean targets."""
     floor: tuple[str, str] = ("bm3d", "BM3D")
     """Which row needs no training, and its name."""
+    preset: str = NONE
+    """Whose lines these are; by default `paper`'s, or `cpu`'s where there are none."""
 
 
 FIGURE_1 = ("convergence", "brown", "budget")
@@ -49,6 +51,8 @@ ZERO_FILLED, INPUT = ("unweighted", "zero-filled"), ("input", "input")
 ROWS = (
     Row("Gaussian 25, Kodak", "gaussian", "kodak24", "32.48 / 32.50", "32.39 / 32.38"),
     Row("Gaussian 25, BSD300", "gaussian", "bsd300_test", "31.06 / 31.07", "31.02 / 31.01"),
+    Row("longer, Kodak", "gaussian", "kodak24", NONE, preset="long"),
+    Row("longer, BSD300", "gaussian", "bsd300_test", NONE, preset="long"),
     Row("Poisson 30, Kodak", "poisson", "kodak24", "31.50 / 31.52", "31.66 / 31.66"),
     Row("Poisson 30, BSD300", "poisson", "bsd300_test", "30.16 / 30.18", "30.26 / 30.27"),
     Row("Bernoulli 0.5, Kodak", "bernoulli", "kodak24", "33.17 / 33.01", floor=INPUT),
@@ -163,7 +167,8 @@ MOVES = {"held": "hand-held", "still": "on a tripod", "crossed": "an object cros
 def cells(row: Row, lines: Sequence[Line]) -> list[str]:
     """Return a row's cells from its experiment's lines."""
     known = [row.name, row.paper, row.code]
-    preset = next((p for p in ("paper", "cpu") if chosen(lines, p, row.noisy)), None)
+    presets = (row.preset,) if row.preset else ("paper", "cpu")
+    preset = next((p for p in presets if chosen(lines, p, row.noisy)), None)
     if preset is None:
         return [*known, "not run", *[NONE] * (len(HEADS) - 4)]
     noisy, clean = (chosen(lines, preset, name) for name in (row.noisy, row.clean))
@@ -194,7 +199,7 @@ def length(line: Line, seeds: int) -> str:
     """Say how long a line was trained, and whether that is the full length."""
     crops = f"{line['steps']:,} of {line['batch']} x {line['crop']} px" if "steps" in line else ""
     many = f", {seeds} seeds" if seeds > 1 else ""
-    return crops + many + (", shortened" if line["preset"] == "cpu" else "")
+    return crops + many + ("" if line["preset"] == "paper" else ", shortened")
 
 
 def mean(values: Sequence[float], form: str = ".2f") -> str:

@@ -329,11 +329,17 @@ def test_the_table_of_invented_lines(tmp_path, results) -> None:
         "| Gaussian 25, Kodak | 32.48 / 32.50 | 32.39 / 32.38 | 30.10 | 30.10 | -0.10 | BM3D 31.80 "
         "| bsd300_train | 1,500 of 8 x 64 px, 2 seeds, shortened | 2 | CPU |"
     )
-    assert "not run" in rows[4] and rows[4].startswith("| Poisson 30, Kodak")
+    assert "not run" in rows[4] and rows[4].startswith("| longer, Kodak")
+    assert "not run" in rows[6] and rows[6].startswith("| Poisson 30, Kodak")
     full = both[0] | {"preset": "paper", "steps": 500_000, "kodak24": 32.3}
     (results / "gaussian.jsonl").write_text(json.dumps(full) + "\n" + json.dumps(both[2]) + "\n")
     assert "| 32.30 |  |  |  |" in table.table()  # clean targets of another length do not count
     assert "shortened" not in table.table()
+    hour = both[0] | {"preset": "long", "steps": 12_000, "kodak24": 31.1, "seed": 0}
+    (results / "gaussian.jsonl").write_text(json.dumps(hour) + "\n" + json.dumps(both[3]) + "\n")
+    rows = table.table().splitlines()
+    assert "not run" in rows[2] and "| 31.10 |  |  | BM3D 31.80 |" in rows[4]
+    assert "12,000 of 8 x 64 px, shortened" in rows[4]
 
 
 def test_the_table_of_restoration(results) -> None:

@@ -7,7 +7,9 @@ The method is Gauss-Newton on tiles (Lucas and Kanade 1981; Baker and Matthews 2
 gives the 2x2 normal equations of its own shift. Weighted and summed they give one homography, its
 robust weights and its standard error; smoothed over their neighbours they give the local field.
 `cv2.findTransformECC` was measured first: with eight parameters it leaves low-contrast pictures by
-tens of pixels, and it has neither robust weights nor a standard error.
+tens of pixels, and it has neither robust weights nor a standard error. `cv2.DISOpticalFlow` finds
+smooth fields of 1 px to 0.33 to 0.73 px by noise, the local field to 0.12 to 0.24; of 3 px to 0.44
+to 0.88, and 0.38 to 0.50 (`experiments/flow.py`).
 """
 
 from __future__ import annotations
