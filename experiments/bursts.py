@@ -169,7 +169,7 @@ def ways(
 
 
 def alone(model: n2n.Denoiser, burst: Any) -> np.ndarray:
-    """Return what a model makes of the reference frame, told its noise, in all eight ways."""
+    """Return what a model makes of the reference frame, told its noise, turned in all ways."""
     frame = burst.frames[burst.reference]
     sigma = np.sqrt(np.square(burst.profile.sigma(frame)).mean(-1, keepdims=True))
     return turned(lambda image, noise: model.predict(image, noise_map=noise), frame,

@@ -880,6 +880,18 @@ def test_progress_is_quiet_or_rare(capsys, monkeypatch):
     assert out == "" and 2 <= err.count("\n") <= 4 and "5 of 10" in err and "60 s left" in err
 
 
+def test_a_long_wait_is_told_where_there_is_no_terminal(capsys, monkeypatch):
+    with screen.Screen().waiting("reading"):
+        pass
+    monkeypatch.setattr(screen, "_PLAIN_SECONDS", 0.01)
+    with screen.Screen(quiet=True).waiting("reading"):
+        time.sleep(0.1)
+    assert capsys.readouterr().err == ""
+    with screen.Screen().waiting("registering"):
+        time.sleep(1.0)
+    assert capsys.readouterr().err == "registering ...\n"
+
+
 def test_a_bar_in_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr(screen, "_terminal", lambda stream: True)
     with screen.Screen().training() as show:

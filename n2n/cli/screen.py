@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -53,9 +54,19 @@ class Screen:
 
     @contextlib.contextmanager
     def waiting(self, text: str) -> Iterator[None]:
-        """Show what goes on while the block runs; in a terminal only, and wiped out after it."""
-        if self.quiet or not _terminal(sys.stderr):
+        """Show what goes on while the block runs: wiped out after it in a terminal; elsewhere a
+        line, if it takes long."""
+        if self.quiet:
             yield
+            return
+        if not _terminal(sys.stderr):
+            line = threading.Timer(_PLAIN_SECONDS, self.note, (f"{text} ...",))
+            line.daemon = True
+            line.start()
+            try:
+                yield
+            finally:
+                line.cancel()
             return
         from rich.console import Console
 

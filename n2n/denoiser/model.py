@@ -237,7 +237,7 @@ class Denoiser:
         progress: prediction.Progress | None = None,
     ) -> Fused:
         """Make one picture of a registered burst: the network applied to the mean of all frames,
-        turned and mirrored in eight ways, averaged.
+        turned and mirrored in eight ways, from 4 megapixels on turned in four, averaged.
 
         The score tells the quality of the network, applied once, to means of N-2 frames against
         the expected frame, on places that training left out (`seed` must be the training's); of
