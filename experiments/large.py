@@ -1,6 +1,6 @@
 """Measure `n2n burst` on eight hand-held JPEGs of 12 megapixels: time and peak memory.
 
-    python -m experiments.large DATA    (11 minutes on two cores)
+    python -m experiments.large DATA    (9 minutes on two cores)
 
 The scene is laid of `kodak24` pictures, 4000 x 3000 px when the frames are cut; the camera is that
 of `bursts` through mosaic and JPEG. `n2n burst --report` runs as a process of its own, and nothing
