@@ -19,7 +19,6 @@ import numpy as np
 import n2n
 from experiments import runs
 from n2n import registration
-from n2n.registration.geometry import coordinates, grey
 
 SIZES, SIGMAS = (1.0, 3.0), (0.01, 0.03, 0.08)
 SMOOTH, BORDER, PICTURES = 60.0, 24, 6
@@ -54,11 +53,11 @@ def errors(
         for each in (picture, bent)
     )
     own = registration.register(frame, reference)
-    at = coordinates(own.matrix, own.field, (height, width))
+    moved = np.stack(registration.displacement(own.matrix, x, y), -1)
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     flow = dis.calc(shades(reference), shades(frame), np.zeros_like(field))
     ways = {
-        "n2n": np.stack(at, -1) - np.stack([x, y], -1),
+        "n2n": moved + (0 if own.field is None else own.field),
         "dis": flow,
         "dis smoothed": cv2.GaussianBlur(flow, (0, 0), 16),
         "none": np.zeros_like(field),
@@ -72,7 +71,7 @@ def errors(
 
 def shades(picture: np.ndarray) -> np.ndarray:
     """Return a picture H,W,C as the 8 grey bits that DIS takes."""
-    return np.clip(255 * grey(picture), 0, 255).astype(np.uint8)
+    return np.clip(255 * picture.mean(-1), 0, 255).astype(np.uint8)
 
 
 if __name__ == "__main__":

@@ -394,6 +394,13 @@ def test_a_burst_that_knows_its_noise_tells_the_network() -> None:
     np.testing.assert_allclose(told.fuse(burst).image, expected, atol=1e-5)
 
 
+def test_a_burst_takes_a_network_of_ones_own() -> None:
+    burst = ones_burst(noisy(4)[1], profile=White())
+    for inputs in (1, 2):
+        own = networks.build(UNet(inputs, 1, width=4, residual=True, depth=1))
+        assert n2n.fit(burst, **QUICK | {"network": own}).network.channels == (inputs, 1)
+
+
 def test_a_bursts_pool_is_cut_once(monkeypatch) -> None:
     cuts, fill = list[tuple[int, int]](), pool._pool
 

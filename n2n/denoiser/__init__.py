@@ -152,7 +152,7 @@ def fit(
     config = training.TrainConfig(
         steps, minutes, batch, crop, learning_rate, optimizer, precision, seed
     )
-    task = _task(task, seed, (batch, crop), blind=_blind(network))
+    task = _task(task, seed, (batch, crop), network)
     if loss is not None:
         task = _with_loss(task, losses.named(loss) if isinstance(loss, str) else loss)
     origin = None if init is None else load_model(init)
@@ -347,9 +347,9 @@ def _is_burst(task: Any) -> bool:
     return isinstance(task, Burst) or isinstance(task, Task) and task.name.startswith("burst")
 
 
-def _task(task: Any, seed: int, cut: tuple[int, int], *, blind: bool) -> Task:
+def _task(task: Any, seed: int, cut: tuple[int, int], network: Any) -> Task:
     if isinstance(task, Burst):
-        return tasks.bursts([task], seed=seed, noise_map=not blind, cut=cut)
+        return tasks.bursts([task], seed=seed, noise_map=not _blind(network), cut=cut)
     if isinstance(task, tuple) and not isinstance(task, Task) and len(task) == 2:
         return tasks.pairs(*task)
     if not isinstance(task, Task):
@@ -386,8 +386,8 @@ def _blind(network: Any) -> bool:
     """Say whether a network, given as it is, has no input for a noise map."""
     if network is None or isinstance(network, str):
         return False
-    inputs, outputs = networks.build(network).channels
-    return inputs == outputs
+    built = network if isinstance(network, Network) else networks.build(network)
+    return built.channels[0] == built.channels[1]
 
 
 def _adopted(network: Network, init: Denoiser) -> PyTree:
