@@ -8,8 +8,8 @@ gives the 2x2 normal equations of its own shift. Weighted and summed they give o
 robust weights and its standard error; smoothed over their neighbours they give the local field.
 `cv2.findTransformECC` was measured first: with eight parameters it leaves low-contrast pictures by
 tens of pixels, and it has neither robust weights nor a standard error. `cv2.DISOpticalFlow` finds
-smooth fields of 1 px to 0.33 to 0.73 px by noise, the local field to 0.12 to 0.24; of 3 px to 0.44
-to 0.88, and 0.38 to 0.50 (`experiments/flow.py`).
+smooth fields of 1 px to 0.34 to 0.72 px by noise, the local field to 0.12 to 0.24; of 3 px to 0.43
+to 0.94, and 0.38 to 0.50 (`experiments/flow.py`).
 """
 
 from __future__ import annotations
