@@ -180,7 +180,8 @@ class Experiment:
     def _show(self, row: str, seed: int, event: Any) -> None:
         line = f"{self.name} {row}, seed {seed}: {event.step:,} of {event.total:,} steps"
         end = "\n" if event.step == event.total else ""
-        print(f"\r{line}, loss {event.loss:.5f}, {event.left / 60:.1f} min left ", end=end,
+        left = "" if event.left is None else f", {event.left / 60:.1f} min left "
+        print(f"\r{line}, loss {event.loss:.5f}{left}", end=end,
               file=sys.stderr)  # fmt: skip
 
     def record(self, row: str, seed: int, recipe: Recipe | None, **figures: Any) -> None:

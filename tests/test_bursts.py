@@ -658,6 +658,17 @@ def test_a_blurred_frame_is_left_out(sigma):
     assert name == "frame 4" and why.startswith("shows ") and why.endswith("while exposed")
 
 
+def test_a_frame_that_is_left_out_is_not_said_to_be_matched():
+    truth = scene("astronaut")[100:356, 100:356]
+    frames = noisy(truth, 6, 10)
+    frames[1] = frames[1] * np.float32(0.9)
+    frames[3] = noisy(blurred(truth, 1.5), 1, 10, seed=1)[0] * np.float32(0.9)
+    burst = align(frames)
+    assert [name for name, _ in burst.left_out] == ["frame 4"]
+    matched = [text for text in burst.checks if "matched" in text]
+    assert len(matched) == 1 and matched[0].startswith("frame 2 is 10")
+
+
 def test_sharpness_is_measured_against_the_reference():
     truth = scene("astronaut")[100:356, 100:356]
     frames = np.stack(noisy(truth, 5, 10))

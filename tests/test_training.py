@@ -458,7 +458,7 @@ def test_minutes_end_in_time_and_record_the_steps(monkeypatch) -> None:
     assert 3 <= time.monotonic() - began < 12
     assert trained.steps == events[-1].step > 10
     assert events[-1].rate < 0.1 * events[0].rate + 1e-4
-    assert all(event.left >= 0 for event in events)
+    assert all(0 <= event.left <= 3 for event in events)
 
 
 def test_events_tell_the_excess_over_the_floor() -> None:
@@ -468,6 +468,20 @@ def test_events_tell_the_excess_over_the_floor() -> None:
     assert last.step == last.total == 12 and last.left == 0
     assert last.excess == pytest.approx(last.loss - 0.01)
     assert last.crops > 0 and last.seconds > 0 and last.score is None
+
+
+def test_what_the_first_chunk_takes_says_nothing_of_the_time_left(monkeypatch) -> None:
+    clock = [100.0]  # what loading and compiling took
+    monkeypatch.setattr(loop.Loop, "_seconds", lambda self: clock[0])
+    monkeypatch.setattr(loop.Loop, "_length", lambda self, step, length: 2)
+    events: list[loop.Event] = []
+
+    def watch(event: loop.Event) -> None:
+        events.append(event)
+        clock[0] += 10  # each of the chunks that follow
+
+    training.train(lines(), LINE, config(steps=8), progress=watch)
+    assert [event.left for event in events] == [None, 20, 10, 0]
 
 
 # Errors ------------------------------------------------------------------------------------------

@@ -85,9 +85,10 @@ def align(
         checks.refuse_bracket(stack, weights, names, first, limit)
     # Before movement and tone: it must not depend on masks, nor on a gain given to a frame's noise.
     profile = noise_profile(stack, weights, found, first)
-    notes += _compared(stack, weights, first, names, limit, profile)
+    said = _compared(stack, weights, first, names, limit, profile)
+    notes += checks.correlated(stack, weights, names)
     kept, blurred = checks.sharp(stack, weights, names, first)
-    notes += blurred
+    notes += blurred + [note for index in kept for note in said[index]]
     if len(kept) < len(stack):
         stack, weights, found = stack[kept], weights[kept], [found[i] for i in kept]
         names, first = tuple(names[i] for i in kept), kept.index(first)
@@ -211,8 +212,9 @@ def _compared(
     names: tuple[str, ...],
     limit: float | None,
     profile: Profile | None,
-) -> list[checks.Note]:
-    """Take movement out of the weights and tone out of the frames, in place; say what shows."""
+) -> list[list[checks.Note]]:
+    """Take movement out of the weights and tone out of the frames, in place; say what each shows.
+    """
 
     def one(index: int) -> list[checks.Note]:
         name, seen = names[index], float(weights[index].mean())
@@ -227,8 +229,10 @@ def _compared(
         return notes
 
     others = [index for index in range(len(names)) if index != first]
-    found = [note for notes in _each(one, others) for note in notes]
-    return found + checks.correlated(stack, weights, names)
+    found: list[list[checks.Note]] = [[] for _ in names]
+    for index, notes in zip(others, _each(one, others), strict=True):
+        found[index] = notes
+    return found
 
 
 class _Likened(NamedTuple):

@@ -143,8 +143,9 @@ def training_line(event: Any) -> str:
     """Say how a training goes: time left, loss, its excess over the noise floor, pace, rate."""
     excess = "" if event.excess is None else f" ({event.excess:+.1e} over noise)"
     score = "" if event.score is None else f", score {event.score:.4g}"
+    left = "" if event.left is None else f"{duration(event.left)} left, "
     return (
-        f"{duration(event.left)} left, loss {event.loss:.4f}{excess}{score}, "
+        f"{left}loss {event.loss:.4f}{excess}{score}, "
         f"{event.crops:.0f} crops/s, rate {event.rate:.0e}"
     )
 

@@ -414,5 +414,6 @@ def _card(task: Task, trained: training.Trained, config: training.TrainConfig) -
 
 def _steps_shown(event: training.Event) -> None:
     excess = "" if event.excess is None else f", {event.excess:+.2e} over the noise"
-    text = f"step {event.step} of {event.total}: loss {event.loss:.5f}{excess}, "
-    show(text + f"{event.left:.0f} s left", event.step >= event.total)
+    left = "" if event.left is None else f", {event.left:.0f} s left"
+    text = f"step {event.step} of {event.total}: loss {event.loss:.5f}{excess}{left}"
+    show(text, event.step >= event.total)

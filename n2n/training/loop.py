@@ -53,7 +53,8 @@ class Event(NamedTuple):
     crops: float
     """Crops per second."""
     seconds: float
-    left: float
+    left: float | None
+    """Seconds; None after the first chunk, whose time is that of loading and compiling, too."""
     score: float | None = None
 
 
@@ -81,6 +82,7 @@ class Loop:
         self.bound = config.steps or 60 * config.minutes  # steps or seconds; less after a plateau
         self.before, self.loss = 0.0, math.nan  # seconds of earlier sessions, last chunk's loss
         self.elapsed = 0.0  # seconds at the end of the last chunk, the same in all processes
+        self.paced: tuple[int, float] | None = None  # step and seconds from which the pace is told
         self.part, self.better = 0, 0.0  # marks passed, and when the best was found
         self.identity = _identity(task, network, config, params) if run else {}
         self.state = start(network, config, params)
@@ -235,19 +237,26 @@ class Loop:
         elapsed = self._seconds()
         score = self._score(step)
         total = int(self.state.total)
-        left = elapsed * (total - step) / max(step, 1)
-        if self.config.minutes is not None:
-            left = self.bound - elapsed
+        left = self._left(step, total, elapsed)
         floor = self.task.floor
         excess = None if floor is None else self.loss - floor
         rate = float(learning_rate(self.config, jnp.float32(step), jnp.float32(step / total)))
         rate *= float(self.state.gear)
         crops = length * self.config.batch / max(seconds, 1e-9)
-        event = Event(step, total, self.loss, excess, rate, crops, elapsed, max(0.0, left), score)
+        event = Event(step, total, self.loss, excess, rate, crops, elapsed, left, score)
         if self.run:
             self.run.log(event._asdict())
         if self.progress:
             self.progress(event)
+
+    def _left(self, step: int, total: int, elapsed: float) -> float | None:
+        if self.config.minutes is not None:
+            return max(0.0, self.bound - elapsed)
+        if self.paced is None or step <= self.paced[0]:
+            self.paced = step, elapsed
+            return 0.0 if step == total else None
+        since, then = self.paced
+        return (elapsed - then) * (total - step) / (step - since)
 
     def _score(self, step: int) -> float | None:
         """Return the task's score if a mark was passed; keep the weights if they are the best."""
