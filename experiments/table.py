@@ -248,13 +248,17 @@ def restoration() -> str:
 
 
 def bursts() -> str:
-    """Write the table of the simulated bursts as Markdown, means over pictures."""
-    found: dict[tuple[str, str], list[Line]] = {}
+    """Write the table of the simulated bursts as Markdown, means over pictures.
+
+    Of a row that was run with several trainings, the last one's lines.
+    """
+    found: dict[str, dict[str, list[Line]]] = {}
     for line in runs.lines("bursts"):
         length = f"{line['steps']:,} of {line['batch']}, {line['optimizer']}"
-        found.setdefault((line["row"], length), []).append(line)
+        found.setdefault(line["row"], {}).setdefault(length, []).append(line)
     table = []
-    for (row, length), lines in sorted(found.items(), key=_by_movement):
+    for row, lengths in sorted(found.items(), key=_by_movement):
+        length, lines = list(lengths.items())[-1]
         files, gain, moves = row.split("-")
         name = f"{MOVES[moves]}, {FILES[files]}, gain {gain}"
         table.append([name, *shots(lines), str(len(lines)), length])
@@ -265,9 +269,9 @@ def bursts() -> str:
     return ruled(("dB", *WAYS.values(), "pictures", "steps"), table)
 
 
-def _by_movement(item: tuple[tuple[str, str], Any]) -> tuple[int, tuple[str, str]]:
-    key, _ = item
-    return list(MOVES).index(key[0].split("-")[2]), key
+def _by_movement(item: tuple[str, Any]) -> tuple[int, str]:
+    row, _ = item
+    return list(MOVES).index(row.split("-")[2]), row
 
 
 def shots(lines: Sequence[Line], suffix: str = NONE) -> list[str]:

@@ -213,8 +213,7 @@ def _compared(
     limit: float | None,
     profile: Profile | None,
 ) -> list[list[checks.Note]]:
-    """Take movement out of the weights and tone out of the frames, in place; say what each shows.
-    """
+    """Take movement out of the weights and tone out of the frames, in place; say what they show."""
 
     def one(index: int) -> list[checks.Note]:
         name, seen = names[index], float(weights[index].mean())

@@ -105,8 +105,8 @@ def _bursts(screen: Screen, options: Any) -> tuple[Task, str]:
         for sentence in burst.checks:
             screen.note(f"{shown(folder)}: {sentence}")
         stacks.append(burst)
-    cut = (options.batch, options.crop)
-    return tasks.bursts(stacks, seed=options.seed, cut=cut), f"{len(stacks)} burst{'s' * (len(stacks) > 1)}"
+    task = tasks.bursts(stacks, seed=options.seed, cut=(options.batch, options.crop))
+    return task, f"{len(stacks)} burst{'s' * (len(stacks) > 1)}"
 
 
 def burst_folders(folder: Path) -> list[Path]:
