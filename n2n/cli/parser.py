@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any, NoReturn
 
-from n2n.cli import values
+from n2n.cli import options, values
 from n2n.types import Error
 
 _EXAMPLES = """\
@@ -105,7 +105,7 @@ def _burst(commands: Any) -> None:
     command.add_argument(
         "frames", nargs="+", metavar="FRAMES", help="pictures, a folder of them, or a TIFF stack"
     )
-    _out(
+    options.out(
         command,
         "picture to write, or a folder for it; if not given, <frame>-n2n.png after the first "
         "frame or that of --reference",
@@ -139,8 +139,8 @@ def _burst(commands: Any) -> None:
     start.add_argument(
         "--from-scratch", action="store_true", help="start from nothing but these frames"
     )
-    _length(command, "4000")
-    _raw(command, "linear", "always with 8 bits")
+    options.length(command, "4000")
+    options.raw(command, "linear", "always with 8 bits")
     command.add_argument(
         "--report",
         metavar="HTML",
@@ -153,17 +153,19 @@ def _burst(commands: Any) -> None:
         choices=(8, 16, 32),
         help="depth of the picture; 32 are floats in a TIFF (default: 16 where the format can)",
     )
-    _json(command)
-    _resume(command)
-    _keep(command)
+    options.json(command)
+    options.resume(command)
+    options.keep(command)
 
 
 def _denoise(commands: Any) -> None:
     text = "Denoise pictures one by one with trained weights."
     command = _add(commands, "denoise", "denoise", text)
     command.add_argument("images", nargs="+", metavar="IMAGES", help="pictures, or folders of them")
-    _out(command, "picture to write, or a folder; beside each picture as <name>-n2n if not given")
-    _model(command)
+    options.out(
+        command, "picture to write, or a folder; beside each picture as <name>-n2n if not given"
+    )
+    options.model(command)
     command.add_argument(
         "--strength",
         type=values.share,
@@ -177,7 +179,7 @@ def _denoise(commands: Any) -> None:
         metavar="N",
         help="side in pixels of the pieces worked on; smaller takes less memory (default: chosen)",
     )
-    _raw(command, "srgb", "which n2n's own weights know")
+    options.raw(command, "srgb", "which n2n's own weights know")
     command.add_argument(
         "--stream",
         action="store_true",
@@ -210,7 +212,7 @@ def _unblur(commands: Any) -> None:
         help="weights that unblur, in place of learning from the frames: n2n train --clean DIR "
         "--corrupt motion:9-25+gaussian:2 --target gaussian:2",
     )
-    _out(command, "picture to write, or a folder for it (default: <frame>-n2n.png)")
+    options.out(command, "picture to write, or a folder for it (default: <frame>-n2n.png)")
     command.add_argument("--reference", metavar="F", help="as for burst")
     command.add_argument(
         "--sigma",
@@ -218,15 +220,15 @@ def _unblur(commands: Any) -> None:
         metavar="S",
         help="standard deviation of a frame's noise, where 1 is white (default: measured)",
     )
-    _length(command, "1500")
-    _raw(command, "linear", "always with 8 bits")
+    options.length(command, "1500")
+    options.raw(command, "linear", "always with 8 bits")
     command.add_argument(
         "--bits", type=int, choices=(8, 16, 32), help="depth of the picture, as for burst"
     )
     command.set_defaults(report=None)
-    _json(command)
-    _resume(command)
-    _keep(command)
+    options.json(command)
+    options.resume(command)
+    options.keep(command)
 
 
 def _train(commands: Any) -> None:
@@ -243,90 +245,19 @@ def _train(commands: Any) -> None:
         "--bursts", metavar="DIR", help="a folder of bursts, one in each folder inside it"
     )
     data.add_argument("--clean", metavar="DIR", help="clean pictures, to be made noisy")
-    _corrupt(command)
+    options.corrupt(command)
     command.add_argument(
         "--target",
         metavar="SPEC|clean",
         help="what the targets suffer, if something else than --corrupt; clean: nothing",
     )
-    _out(command, "the model to write, a .safetensors file", required=True)
-    _network(command)
-    _length(command, "10000, for bursts 4000")
-    _optimizer(command)
-    _devices(command)
-    _resume(command)
-    _keep(command)
-
-
-def _network(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--network",
-        metavar="NAME",
-        help="default, unet (the paper's) or red30 (default: that of --init, else default)",
-    )
-    command.add_argument(
-        "--init", metavar="MODEL", help="weights to start from: a file, or a name of n2n's own"
-    )
-    command.add_argument(
-        "--loss",
-        choices=("l2", "l1", "l0", "hdr"),
-        help="l2 seeks the mean of the noisy values, l1 the median, l0 the commonest; hdr is l2 "
-        "for linear light without limit (default: l2)",
-    )
-    command.add_argument(
-        "--precision",
-        choices=("float32", "bfloat16"),
-        default="float32",
-        help="what the network computes in (default: %(default)s)",
-    )
-
-
-def _optimizer(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--batch",
-        type=values.whole,
-        default=8,
-        metavar="N",
-        help="crops in a step (default: %(default)s)",
-    )
-    command.add_argument(
-        "--crop",
-        type=values.whole,
-        default=64,
-        metavar="N",
-        help="side of a crop in pixels (default: %(default)s)",
-    )
-    command.add_argument(
-        "--learning-rate",
-        type=values.positive,
-        default=1e-3,
-        metavar="X",
-        help="how far a step goes before the rate falls (default: %(default)s; with --init 6e-4 "
-        "keeps more of what the weights know)",
-    )
-    command.add_argument(
-        "--optimizer",
-        choices=("muon", "adam"),
-        default="muon",
-        help="muon learns as much in less than half of the steps; adam is the paper's "
-        "(default: %(default)s)",
-    )
-
-
-def _devices(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--devices",
-        type=values.whole,
-        metavar="N",
-        help="devices that share a batch, of each process (default: one on CPU, else all)",
-    )
-    command.add_argument(
-        "--distributed",
-        action="store_true",
-        help="train together with the same command on other machines: under Slurm, Kubernetes, "
-        "Open MPI or on a TPU pod as it is, elsewhere with JAX_COORDINATOR_ADDRESS=host:port, "
-        "JAX_NUM_PROCESSES and JAX_PROCESS_ID set",
-    )
+    options.out(command, "the model to write, a .safetensors file", required=True)
+    options.network(command)
+    options.length(command, "10000, for bursts 4000")
+    options.optimizer(command)
+    options.devices(command)
+    options.resume(command)
+    options.keep(command)
 
 
 def _evaluate(commands: Any) -> None:
@@ -335,12 +266,12 @@ def _evaluate(commands: Any) -> None:
     data = command.add_mutually_exclusive_group(required=True)
     data.add_argument("--clean", metavar="DIR", help="clean pictures, to be made noisy")
     data.add_argument("--input", metavar="DIR", help="noisy pictures; also give --reference")
-    _corrupt(command)
+    options.corrupt(command)
     command.add_argument(
         "--reference", metavar="DIR", help="the clean pictures of --input, of the same names"
     )
     denoiser = command.add_mutually_exclusive_group()
-    _model(denoiser)
+    options.model(denoiser)
     denoiser.add_argument(
         "--method",
         choices=("bm3d", "nlm", "wavelet", "mean"),
@@ -355,7 +286,7 @@ def _evaluate(commands: Any) -> None:
         metavar="N",
         help="draws of the noise for each picture of --clean (default: %(default)s)",
     )
-    _json(command)
+    options.json(command)
 
 
 def _score(commands: Any) -> None:
@@ -370,7 +301,7 @@ def _score(commands: Any) -> None:
         help="two or more noisy frames of the same scene, a folder, or a TIFF stack; frames that "
         "the picture was made of make the figure too good",
     )
-    _json(command)
+    options.json(command)
 
 
 def _inspect(commands: Any) -> None:
@@ -379,66 +310,4 @@ def _inspect(commands: Any) -> None:
     command.add_argument(
         "paths", nargs="+", metavar="FRAMES|MODEL", help="frames as for burst, or a model"
     )
-    _json(command)
-
-
-def _out(command: argparse.ArgumentParser, text: str, required: bool = False) -> None:
-    command.add_argument("-o", "--out", metavar="OUT", required=required, help=text)
-
-
-def _model(command: Any) -> None:
-    command.add_argument(
-        "--model",
-        metavar="M",
-        help="a .safetensors file, or a name of n2n's own weights (default: those in the package)",
-    )
-
-
-def _raw(command: argparse.ArgumentParser, default: str, why: str) -> None:
-    command.add_argument(
-        "--raw",
-        choices=("linear", "srgb"),
-        default=default,
-        help=f"what RAW files become: linear camera RGB with its ICC profile, or sRGB ({why}; "
-        "default: %(default)s)",
-    )
-
-
-def _corrupt(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--corrupt",
-        "--noise",
-        metavar="SPEC",
-        help="what the clean pictures suffer: gaussian:25, gaussian:0-50, poisson:30, "
-        "bernoulli:0.5, impulse:0.7, text:0.25, brown:25,4, or several joined by +",
-    )
-
-
-def _length(command: argparse.ArgumentParser, steps: str) -> None:
-    length = command.add_mutually_exclusive_group()
-    length.add_argument(
-        "--steps", type=values.whole, metavar="N", help=f"training steps (default: {steps})"
-    )
-    length.add_argument(
-        "--minutes", type=values.positive, metavar="T", help="train for this time instead"
-    )
-
-
-def _json(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--json", metavar="FILE|-", help="write all results as JSON, to a file or to stdout (-)"
-    )
-
-
-def _resume(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on where an interrupted run stopped, or start if there is none",
-    )
-
-
-def _keep(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--keep", action="store_true", help="keep OUT.run/ (state and log) after the end"
-    )
+    options.json(command)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
-import hashlib
-import json
 import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -21,17 +17,17 @@ import numpy as np
 
 from n2n import checkpoints, devices
 from n2n.training.guard import SETBACKS, Guard
+from n2n.training.identity import identity, same_run
 from n2n.training.memory import too_large
 from n2n.training.step import (
     Chunk,
-    TrainConfig,
     TrainState,
     fall,
     learning_rate,
     make_chunk,
     start,
 )
-from n2n.types import Error, Failure, Interrupted, Network, PyTree, Task
+from n2n.types import Error, Failure, Interrupted, Network, PyTree
 
 MARKS = 32
 """A task's score is taken when so many equal parts of the run are done."""
@@ -84,7 +80,7 @@ class Loop:
         self.elapsed = 0.0  # seconds at the end of the last chunk, the same in all processes
         self.paced: tuple[int, float] | None = None  # step and seconds from which the pace is told
         self.part, self.better = 0, 0.0  # marks passed, and when the best was found
-        self.identity = _identity(task, network, config, params) if run else {}
+        self.identity = identity(task, network, config, params) if run else {}
         self.state = start(network, config, params)
         self._restore()
         self.state = devices.copied(self.state, mesh)
@@ -320,7 +316,7 @@ class Loop:
         if kept is None:
             return
         arrays, meta = kept
-        _same_run(self.identity, meta.get("run", {}), self.run.folder)
+        same_run(self.identity, meta.get("run", {}), self.run.folder)
         template = {
             "step": self.state.step,
             "params": self.state.params,
@@ -362,55 +358,6 @@ def _as_dict(tree: PyTree) -> dict[str, Any]:
 def _from_dict(template: PyTree, leaves: dict[str, Any]) -> PyTree:
     ordered = [leaves[str(i)] for i in range(len(leaves))]
     return jax.tree.unflatten(jax.tree.structure(template), ordered)
-
-
-def _identity(task: Task, network: Network, config: TrainConfig, params: PyTree) -> dict[str, Any]:
-    """Return what must be equal for a run to be continued, as JSON gives it back."""
-    settings = dataclasses.asdict(config)
-    identity = {
-        "network": network.config,
-        "noise": task.name,
-        "loss": _name(task.loss),
-        "data": _fingerprint(task.pool),
-        **{k: settings[k] for k in _SETTINGS},
-    }
-    if params is not None:
-        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
-        identity["init"] = _digest(leaves).tobytes().hex()[:16]
-    return json.loads(json.dumps(identity))
-
-
-_SETTINGS = ("seed", "batch", "crop", "learning_rate", "optimizer", "precision", "warmup", "ramp")
-
-
-def _name(function: Callable) -> str:
-    return getattr(function, "__qualname__", type(function).__name__)
-
-
-def _fingerprint(pool: PyTree) -> str:
-    """Return a short digest of a pool: other data, other digest, whoever holds which stripes."""
-    leaves = [np.ascontiguousarray(leaf) for leaf in jax.tree.leaves(pool)]
-    stripes = np.stack([_digest([leaf[i] for leaf in leaves]) for i in range(len(leaves[0]))])
-    rows = stripes if len(stripes) == 1 else devices.gather(stripes)
-    return hashlib.sha256(rows.tobytes()).hexdigest()[:16]
-
-
-def _digest(arrays: list[np.ndarray]) -> np.ndarray:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(array.reshape(-1).view(np.uint8).data)
-    return np.frombuffer(digest.digest(), np.uint8)
-
-
-def _same_run(ours: dict[str, Any], theirs: dict[str, Any], folder: Path) -> None:
-    for field in {**ours, **theirs}:
-        value = ours.get(field)
-        if theirs.get(field) != value:
-            raise Error(
-                f"{field} is {value!r}, but the run in {str(folder)!r} has "
-                f"{theirs.get(field)!r}; give the same {field} or delete that folder"
-            )
 
 
 @contextlib.contextmanager
