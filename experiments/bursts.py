@@ -8,7 +8,7 @@ costs, and once with an object crossing the scene. Figures are dB against the ex
 is what learning from noisy frames can reach, and against the scene; 16 px and the largest shift are
 left out.
 
-    python -m experiments.bursts DATA --minutes 9             (three pictures; 2 hours on two cores)
+    python -m experiments.bursts DATA --minutes 9             (three pictures; 2 hours of one core)
     python -m experiments.bursts DATA --minutes 9 --seeds 0 1 2 3 4 5    (six pictures)
 
 A seed is a picture. The rows of a burst: the reference frame; the registered mean; BM3D of the mean
