@@ -24,8 +24,8 @@ RECIPES = {
     "paper": runs.PAPER,
 }
 """Half of a target's pixels teach nothing. By Adam, the paper's optimizer, noisy targets were
-0.23 dB behind after 3,000 steps of 8 crops, at 27.0 dB, and 0.17 (0.15, 0.14 and 0.21) after as many
-steps as here at a rate of 5e-4, at 28.4; at 1e-3 every third training went astray for a while,
+0.23 dB behind after 3,000 steps of 8 crops, at 27.0 dB, and 0.17 (0.15, 0.14 and 0.21) after as
+many steps as here at a rate of 5e-4, at 28.4; at 1e-3 every third training went astray for a while,
 whatever its targets, and ended 1 dB below the others. By Muon both are a decibel better. Length and
 optimizer were chosen by the gap on the test pictures."""
 
