@@ -5,7 +5,7 @@ Lehtinen et al. 2018, section 3.1; reference 1.5. Input and target have their ow
 ImageNet: 32.39 dB on Kodak, 31.02 on BSD300 with noisy targets, 32.38 and 31.01 with clean ones
 (the original code's U-Net); RED30 32.48 and 31.06; BM3D with sigma known 31.82 and 30.34.
 
-    python -m experiments.gaussian DATA --preset cpu    (22 minutes on two cores, BM3D 70 more)
+    python -m experiments.gaussian DATA --preset cpu    (22 minutes on two cores, BM3D 50 more)
     python -m experiments.gaussian DATA --preset long --rows noisy    (an hour of one core)
     python -m experiments.gaussian DATA --preset long --rows clean    (the same, beside it)
     python -m experiments.gaussian DATA --preset paper   (7.5 hours a model on a Titan V)

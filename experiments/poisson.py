@@ -9,7 +9,7 @@ Expected of 500,000 steps on ImageNet: 31.66 dB on Kodak, 30.26 on BSD300 with n
 and 30.27 with clean ones (the original code; the paper's table says 31.50 and 30.16); BM3D behind
 the Anscombe transform 29.15 and 27.56 in the paper.
 
-    python -m experiments.poisson DATA --preset cpu    (30 minutes on two cores, BM3D 70 more)
+    python -m experiments.poisson DATA --preset cpu    (30 minutes on two cores, BM3D 50 more)
     python -m experiments.poisson DATA --preset long --rows noisy    (an hour of one core)
     python -m experiments.poisson DATA --preset paper   (8 hours a model on a Titan V)
 """

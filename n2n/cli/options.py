@@ -120,11 +120,11 @@ def corrupt(command: argparse.ArgumentParser) -> None:
 
 def length(command: argparse.ArgumentParser, steps: str) -> None:
     """Add how long to train."""
-    length = command.add_mutually_exclusive_group()
-    length.add_argument(
+    either = command.add_mutually_exclusive_group()
+    either.add_argument(
         "--steps", type=values.whole, metavar="N", help=f"training steps (default: {steps})"
     )
-    length.add_argument(
+    either.add_argument(
         "--minutes", type=values.positive, metavar="T", help="train for this time instead"
     )
 

@@ -17,6 +17,7 @@ from n2n.types import Burst, Error, Network, PyTree, Task
 
 BURST_STEPS = 4000
 STEPS = 10_000
+"""Updates where neither steps nor minutes are given: of a burst, and of all else."""
 
 
 def fit(
