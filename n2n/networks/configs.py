@@ -38,7 +38,7 @@ class Lean:
 
     inputs: int = 4
     outputs: int = 3
-    widths: tuple[int, ...] = (16, 32, 64, 64, 64)
+    widths: tuple[int, ...] = (24, 48, 64, 64)
 
 
 @dataclass(frozen=True)
