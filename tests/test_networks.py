@@ -89,8 +89,11 @@ def test_a_residual_network_starts_near_the_identity(config) -> None:
     deviation = 0.1 / math.sqrt(9 * kernel.shape[2])
     assert abs(kernel.std() / deviation - 1) < 5 / math.sqrt(2 * kernel.size)
     x = np.random.default_rng(0).random((1, 32, 32, 3), np.float32)
-    out = np.asarray(jax.jit(network.apply)(params, x))
-    assert 0 < np.abs(out - x).mean() < 0.1
+    many = jax.vmap(network.init)(jax.random.split(jax.random.key(2), 8))
+    out = np.asarray(jax.jit(jax.vmap(network.apply, (0, None)))(many, x))
+    off = np.abs(out - x).mean((1, 2, 3, 4))  # one draw's offset may be three times the mean's
+    assert off.min() > 0
+    assert off.mean() < 0.1
 
 
 def test_init_follows_its_key() -> None:
