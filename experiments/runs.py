@@ -57,7 +57,7 @@ class Recipe:
 
 
 LEAN = {"kind": "lean", "inputs": 3, "outputs": 3, "widths": [16, 32, 64, 64, 64]}
-"""The default network without the input for a noise map: these tasks are blind."""
+"""A small network without an input for a noise map: these tasks are blind."""
 CPU = Recipe(LEAN, steps=1500, seeds=(0, 1, 2))
 """About two and a half minutes for each model on two cores."""
 LONG = Recipe(LEAN, steps=12_000, batch=4, crop=96, optimizer="muon")
