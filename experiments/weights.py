@@ -8,7 +8,7 @@ one of them clean: input and target are two independent corruptions of each crop
   (`n2n.corruptions.Camera`). Pictures are taken as they are and enlarged, since a camera's own
   pixels are softer than a picture made small.
 - `gaussian`: white noise of sigma 0 to 50 (of 255), L2 (Lehtinen et al. 2018, section 3.1).
-- `text`: strings over 0 to half of the picture, L1 (section 3.3).
+- `text`: strings over 0 to half of the picture, L1 (section 3.3), in the smaller `runs.LEAN`.
 
 `photo` and `gaussian` read a noise map half of the time. On a core 63, 27 and 56 minutes;
 `--rows` trains one of them, and the same command goes on where it was stopped:
