@@ -8,7 +8,8 @@ batch, Adam. PyTorch runs in its best ordinary settings: on a GPU channels_last,
 bfloat16, on a CPU whichever of channels_last and its own layout is faster. Each figure is the
 median of alternating rounds; memory and the time to the first step are taken in processes of their
 own. Needs `pip install -e '.[bench]'`. The table is written to `experiments/results/benchmark.json`
-and with --readme into the README between its marks.
+and with --readme into the README between its marks. `--networks` measures the default network and
+the paper's U-Net alone, without PyTorch, and leaves the rest of the table as it was.
 """
 
 from __future__ import annotations
@@ -156,7 +157,7 @@ def twin(layout: str) -> Any:
             return next(layers)(x) + 0.5
 
     torch.manual_seed(0)
-    return Twin().to(_place(), memory_format=getattr(torch, layout))
+    return Twin().to(_place()).to(memory_format=getattr(torch, layout))
 
 
 def _place() -> str:
@@ -356,12 +357,14 @@ def picture_size(megapixels: float) -> tuple[int, int]:
     return height, round(1.5 * height)
 
 
-def predictions(megapixels: float) -> dict[str, float]:
+def predictions(megapixels: float, twin: bool = True) -> dict[str, float]:
     """Measure tiled predictions, in seconds: both networks of ours, and the twin."""
     size = picture_size(megapixels)
-    runs = [our_prediction(*size, name) for name in ("default", "unet")] + [their_prediction(*size)]
-    times = alternate(runs, rounds=1, seconds=0)
-    return dict(zip(("default", "unet", "twin"), times, strict=True))
+    runs = {name: our_prediction(*size, name) for name in ("default", "unet")}
+    if twin:
+        runs["twin"] = their_prediction(*size)
+    times = alternate(list(runs.values()), rounds=1, seconds=0)
+    return dict(zip(runs, times, strict=True))
 
 
 def default_rows(megapixels: float, tiled: dict[str, float]) -> list[Row]:
@@ -398,23 +401,26 @@ def process_rows() -> list[Row]:
     return rows
 
 
-def conditions() -> dict[str, str]:
+def conditions(twin: bool = True) -> dict[str, str]:
     """Return device, versions and date."""
     import jax
-    import torch
 
     import n2n
     from n2n import devices
 
-    return {
+    facts = {
         "device": devices.describe(),
         "processor": platform.processor() or platform.machine(),
         "n2n": n2n.__version__,
         "jax": jax.__version__,
-        "torch": torch.__version__,
         "python": platform.python_version(),
         "date": date.today().isoformat(),
     }
+    if twin:
+        import torch
+
+        facts["torch"] = torch.__version__
+    return facts
 
 
 def figure(value: float) -> str:
@@ -424,7 +430,7 @@ def figure(value: float) -> str:
 
 def table(result: dict[str, Any]) -> str:
     """Write the result as Markdown."""
-    facts = result["conditions"]
+    facts, own = result["conditions"], result["networks conditions"]
     lines = [
         f"{facts['device']}, jax {facts['jax']}, PyTorch {facts['torch']}, {facts['date']}; "
         "ratios above 1 are in favour of n2n.",
@@ -435,7 +441,8 @@ def table(result: dict[str, Any]) -> str:
     for one in result["twin"]:
         ours, theirs = (f"{figure(one[name])} {one['unit']}" for name in ("n2n", "pytorch"))
         lines.append(f"| {one['what']} | {ours} | {theirs} | {one['ratio']:.2f} |")
-    lines += ["", "| n2n | default network | the paper's |", "|---|---|---|"]
+    lines += ["", f"{own['device']}, jax {own['jax']}, {own['date']}.", ""]
+    lines += ["| n2n | default network | the paper's |", "|---|---|---|"]
     for one in result["networks"]:
         values = (f"{figure(one[name])} {one['unit']}" for name in ("default", "unet"))
         lines.append(f"| {one['what']} | {' | '.join(values)} |")
@@ -455,6 +462,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--megapixels", type=float, default=MEGAPIXELS)
     parser.add_argument("--readme", type=Path, help="put the table into this file, too")
+    parser.add_argument("--networks", action="store_true", help="our two networks alone")
     parser.add_argument("--alone", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.alone:
@@ -462,15 +470,15 @@ def main() -> None:
         return
     import jax
 
-    rows = speed_rows(jax.default_backend() != "cpu")
-    tiled = predictions(options.megapixels)
-    what = f"tiled prediction, {options.megapixels:g} MP"
-    rows += [row(what, "s", tiled["unet"], tiled["twin"]), *process_rows()]
-    result = {
-        "conditions": conditions(),
-        "twin": rows,
-        "networks": default_rows(options.megapixels, tiled),
-    }
+    tiled = predictions(options.megapixels, not options.networks)
+    result = json.loads(OUT.read_text()) if options.networks else {}
+    if not options.networks:
+        rows = speed_rows(jax.default_backend() != "cpu")
+        what = f"tiled prediction, {options.megapixels:g} MP"
+        rows += [row(what, "s", tiled["unet"], tiled["twin"]), *process_rows()]
+        result = {"conditions": conditions(), "twin": rows}
+    result["networks conditions"] = conditions(twin=False)
+    result["networks"] = default_rows(options.megapixels, tiled)
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps(result, indent=2) + "\n")
     print(table(result))
