@@ -24,7 +24,7 @@ from n2n import devices
 from n2n.types import Error, Network, PyTree
 
 # What a tile yields per side, in pixels; a larger one wastes less on the halo and takes more
-# memory: 160 bytes per pixel seen for the default network, 550 for the paper's U-Net.
+# memory: 260 bytes per pixel seen for the default network, 550 for the paper's U-Net.
 _YIELDS = (32, 64, 128, 256, 384, 512, 640, 768, 1024, 1280)
 
 Progress = Callable[[int, int], None]

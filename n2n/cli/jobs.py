@@ -14,9 +14,9 @@ from n2n.cli import outputs
 from n2n.cli.screen import Screen, duration
 from n2n.types import Error, Interrupted
 
-_STEP_SECONDS = {"default": 0.1, "unet": 0.33, "red30": 6.0}
+_STEP_SECONDS = {"default": 0.15, "unet": 0.33, "red30": 6.0}
 """Measured on two cores for 8 crops of 64 px; the bar corrects it as soon as it runs."""
-_PREDICT_SECONDS = 1.0
+_PREDICT_SECONDS = 1.3
 """For a megapixel on two cores, the default network."""
 _ACCELERATOR = 50
 """How many times faster than two cores an accelerator is taken to be."""

@@ -31,8 +31,8 @@ class Lean:
     """Configure a residual U-Net with few channels where there are many pixels.
 
     A level has `widths[level]` channels: one convolution before the pool, two after the enlarged
-    level below and the convolved maps have been put together (Ronneberger et al. 2015, with a
-    third of the paper's time; `experiments/default_network.py`). Kernels are kept in units of
+    level below and the convolved maps have been put together (Ronneberger et al. 2015, in less
+    than half of the paper's time; `experiments/default_network.py`). Kernels are kept in units of
     `n2n.networks._unit`, so that all learn at one pace (Karras et al. 2018, section 4.1).
     """
 
