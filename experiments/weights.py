@@ -98,7 +98,8 @@ MODELS = {
         Gaussian((0.0, 50 / 255)),
         "white Gaussian noise of any sigma from 0 to 50 (of 255), told or not",
         "camera noise that is correlated between pixels (JPEG, demosaicking) stays; trained for "
-        "27 minutes of one core, 0.2 dB below BM3D that knows sigma on Kodak, level on BSD300",
+        "27 minutes of one core, 0.2 dB below BM3D that knows sigma on Kodak, level with it on "
+        "BSD300",
         (("kodak24", Gaussian(25 / 255)), ("bsd300_test", Gaussian(25 / 255))),
     ),
     "text": Shipped(
